@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install lint test test-long quickstart clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## create .venv and install the package with its development tools
+
+lint: $(INSTALLED)     ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint             ## lint, then the default test suite
+	$(BIN)/python -m pytest
+
+test-long: $(INSTALLED)  ## the tests behind the `long` marker
+	$(BIN)/python -m pytest -m long
+
+quickstart: $(INSTALLED)  ## fine-tune on embedded images, export, load through hub.KerasLayer
+	@$(BIN)/bit-keras quickstart
+
+clean:           ## remove .venv, runs and caches
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,79 @@
+"""Files and folders that appear under their name only when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    """The error with what to do about a full disk; any other as it is."""
+    if error.errno != errno.ENOSPC:
+        return error
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        errno.ENOSPC,
+        f"No space left to write {path} ({free / 1e6:.0f} MB free). Free some space or choose "
+        "another folder; nothing that was there before is lost",
+    )
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(partial: Path, path: Path, old: Path) -> None:
+    """Renames `partial` to `path`; a folder that is there moves to `old`, and back on failure."""
+    if not (partial.is_dir() and path.exists()):
+        os.replace(partial, path)
+        return
+    os.rename(path, old)
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, and renames it to `path` when the block succeeds.
+
+    Whatever goes wrong in the block, what stood at `path` stays and the temporary is removed.
+
+    Args:
+        path: the final name; its parent folders are made.
+        folder: make a folder instead of a file; one that is already there is replaced.
+
+    Raises:
+        OSError: whatever the block raises; a full disk is explained.
+
+    Example:
+        >>> with replacing("numbers.txt") as partial:
+        ...     _ = partial.write_text("1 2 3")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    partial = room / path.name
+    if folder:
+        partial.mkdir()
+    try:
+        yield partial
+        _exchange(partial, path, room / f"{path.name}.old")
+    except OSError as error:
+        explained = _explained(error, path)
+        if explained is error:
+            raise
+        raise explained from error
+    finally:
+        _discard(room)

@@ -1,0 +1,250 @@
+"""The two layers that make a ResNet a BiT: weight standardisation and group normalisation.
+
+Both compute their statistics in at least float32, whatever the layer's compute dtype, and both
+expect channels last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+# Reference code: `models.py` standardises with var + 1e-10. timm and Hugging Face use 1e-8 and
+# big_vision's first version std + 1e-5; only this one reproduces the released models.
+STANDARDIZATION_EPSILON = 1e-10
+# Reference code: `normalization.py`. Keras' own GroupNormalization has 1e-3.
+NORMALIZATION_EPSILON = 1e-5
+
+
+def _statistics_dtype(dtype: Any) -> str:
+    """float64 for float64, else float32: half precision overflows on squares (1e4² > 65504)."""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+def standardize_kernel(kernel: Any) -> Any:
+    """Weight standardisation: every output filter gets mean 0 and variance 1 (paper, section 3.2).
+
+    Args:
+        kernel: [height, width, in, out], float. The variance is the biased one.
+
+    Returns:
+        (kernel − mean) / sqrt(variance + 1e-10), of the same shape, in at least float32.
+    """
+    kernel = ops.cast(kernel, _statistics_dtype(kernel.dtype))
+    centred = kernel - ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=(0, 1, 2), keepdims=True)
+    return centred * ops.rsqrt(variance + STANDARDIZATION_EPSILON)
+
+
+@keras.saving.register_keras_serializable("bit_keras")
+class StandardizedConv2D(keras.layers.Conv2D):
+    """A 2-D convolution whose kernel is standardised before every use.
+
+    The stored kernel stays raw, so weights interchange with the released npz files.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: side of the kernel, or (height, width).
+        strides: stride along height and width.
+        padding: "fixed" (default) pads (k − 1) // 2 zeros before and k // 2 after, whatever the
+            input's size, as the reference does; Keras' "same" pads differently when strides are
+            above 1. "valid" and "same" are Keras' own.
+        use_bias: BiT has none.
+        **kwargs: as for `keras.layers.Conv2D`, channels last only.
+
+    Input shape:
+        [batch, height, width, channels], float.
+
+    Output shape:
+        [batch, new height, new width, filters], in the layer's compute dtype.
+
+    Source: Qiao et al. 2019, arXiv 1903.10520; BiT paper, section 3.2.
+
+    Example:
+        >>> StandardizedConv2D(64, 7, strides=2)(keras.ops.ones((1, 224, 224, 3))).shape
+        TensorShape([1, 112, 112, 64])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: str = "fixed",
+        use_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if padding not in ("fixed", "valid", "same"):
+            raise ValueError(f"`padding` must be 'fixed', 'valid' or 'same'. Received: {padding!r}")
+        kwargs.setdefault("data_format", "channels_last")
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding="valid" if padding == "fixed" else padding,
+            use_bias=use_bias,
+            **kwargs,
+        )
+        if self.data_format != "channels_last":
+            raise ValueError(
+                "StandardizedConv2D works on channels last only: leave `data_format` out. "
+                f"Received: {self.data_format!r}"
+            )
+        self._fixed = padding == "fixed"
+        self._folded: Any = None  # a standardised kernel, while `folded_kernels` is in force
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds a weight; the kernel is never cast before its statistics are taken."""
+        if kwargs.get("name") == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def _pads(self) -> list[tuple[int, int]]:
+        spans = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)]
+        return [(span // 2, span - span // 2) for span in spans]
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves `inputs` with the standardised `kernel`."""
+        kernel = standardize_kernel(kernel) if self._folded is None else self._folded
+        kernel = ops.cast(kernel, inputs.dtype)
+        padding = self.padding
+        if self._fixed and any(self._pads()[0] + self._pads()[1]):
+            # "same" is the same thing at stride 1 and odd sizes, and needs no padded copy.
+            symmetric = all(before == after for before, after in self._pads())
+            if symmetric and set(self.strides) == {1}:
+                padding = "same"
+            else:
+                inputs = ops.pad(inputs, [(0, 0), *self._pads(), (0, 0)])
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Shape of the output for an input of `input_shape`."""
+        if self._fixed:
+            batch, height, width, channels = input_shape
+            height, width = (
+                None if side is None else side + sum(pad)
+                for side, pad in zip((height, width), self._pads(), strict=True)
+            )
+            input_shape = (batch, height, width, channels)
+        return super().compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {**super().get_config(), "padding": "fixed" if self._fixed else self.padding}
+
+
+@contextlib.contextmanager
+def folded_kernels(model: keras.Model, hold: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Within the block, the model's convolutions use kernels standardised once, beforehand.
+
+    What is traced in the block has no standardisation in its graph: the same function, faster, but
+    it no longer follows the weights. Used for serving.
+
+    Args:
+        model: any Keras model that holds `StandardizedConv2D` layers.
+        hold: makes a tensor to keep of each standardised kernel, `tf.constant` for example.
+
+    Yields:
+        What `hold` returned for each of the layers, in their order.
+    """
+    convolutions = [layer for layer in model.layers if isinstance(layer, StandardizedConv2D)]
+    try:
+        for layer in convolutions:
+            layer._folded = hold(standardize_kernel(layer.kernel))
+        yield [layer._folded for layer in convolutions]
+    finally:
+        for layer in convolutions:
+            layer._folded = None
+
+
+@keras.saving.register_keras_serializable("bit_keras")
+class GroupNormalization(keras.layers.Layer):
+    """Normalises each group of channels of each image to mean 0 and variance 1.
+
+    Args:
+        groups: number of groups; must divide the channels.
+        epsilon: added to the (biased) variance.
+        **kwargs: as for `keras.layers.Layer`.
+
+    Input shape:
+        [batch, ..., channels], float, any number of dimensions from two on.
+
+    Output shape:
+        The input's, in the layer's compute dtype. Statistics, scale and shift are float32 at least.
+
+    Raises:
+        ValueError: when `groups` does not divide the number of channels.
+
+    Source: Wu & He 2018, arXiv 1803.08494; BiT paper, section 3.2.
+
+    Example:
+        >>> GroupNormalization(groups=32)(keras.random.normal((2, 8, 8, 64))).shape
+        TensorShape([2, 8, 8, 64])
+    """
+
+    def __init__(
+        self, groups: int = 32, epsilon: float = NORMALIZATION_EPSILON, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if groups < 1:
+            raise ValueError(f"`groups` must be at least 1. Received: {groups!r}")
+        self.groups = groups
+        self.epsilon = epsilon
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Makes gamma and beta, one of each for every channel."""
+        channels = input_shape[-1]
+        if len(input_shape) < 2 or channels is None or channels % self.groups:
+            raise ValueError(
+                f"The {self.groups} groups of {self.name!r} must divide the channels, the last "
+                f"dimension. Received input of shape {tuple(input_shape)}"
+            )
+        self.gamma = self.add_weight(
+            name="gamma", shape=(channels,), initializer="ones", autocast=False
+        )
+        self.beta = self.add_weight(
+            name="beta", shape=(channels,), initializer="zeros", autocast=False
+        )
+
+    def call(self, inputs: Any) -> Any:
+        """Normalises `inputs`."""
+        # Two reductions over space, a tiny computation on [batch, groups, channels per group], and
+        # one scale-and-shift of the input: nothing of the input's size but the output is made.
+        x = ops.cast(inputs, _statistics_dtype(inputs.dtype))
+        channels = x.shape[-1]
+        space = tuple(range(1, len(x.shape) - 1))
+        grouped = (-1, self.groups, channels // self.groups)
+        mean = ops.mean(ops.reshape(ops.mean(x, axis=space), grouped), axis=2, keepdims=True)
+        square = ops.mean(
+            ops.reshape(ops.mean(ops.square(x), axis=space), grouped), axis=2, keepdims=True
+        )
+        # Rounding can leave E[x²] − E[x]² just below zero where the input is constant.
+        variance = ops.maximum(square - ops.square(mean), 0.0)
+        gamma, beta = (
+            ops.reshape(ops.cast(v, x.dtype), grouped[1:]) for v in (self.gamma, self.beta)
+        )
+        scale = ops.rsqrt(variance + self.epsilon) * gamma
+        shift = beta - mean * scale
+        per_image = (-1, *(1 for _ in space), channels)
+        outputs = x * ops.reshape(scale, per_image) + ops.reshape(shift, per_image)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Shape of the output: the input's."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this layer again."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
