@@ -38,7 +38,7 @@ class FinishedRun:
     """
 
     folder: RunFolder
-    model: keras.Model
+    model: ResNetV2
     class_names: list[str]
     image_size: int
 
@@ -205,13 +205,26 @@ def predict_files(options: PredictOptions, paths: Sequence[str]) -> int:
 
 
 def export(options: ExportOptions) -> Path:
-    """Exports a finished run, or a preset, as a module."""
+    """Exports a finished run, or a preset, as a module.
+
+    Raises:
+        ValueError: for an unknown preset, or labels that do not fit the model.
+        OSError: for a missing file, or a folder that cannot be written.
+    """
+    labels = Path(options.labels).read_text().splitlines() if options.labels else None
     if Path(options.model).is_dir():
         run = open_run(options.model)
-        return export_module(
-            run.model, options.output, kind=options.kind, labels=run.class_names,
-            image_size=run.image_size,
-        )  # fmt: skip
-    weights = None if options.weights == "none" else options.weights
-    model = ResNetV2.from_preset(options.model, options.num_classes, weights)
-    return export_module(model, options.output, kind=options.kind, image_size=options.image_size)
+        model, image_size = run.model, run.image_size
+        labels = labels or run.class_names
+    else:
+        weights = None if options.weights == "none" else options.weights
+        model = ResNetV2.from_preset(options.model, options.num_classes, weights)
+        image_size = options.image_size
+    return export_module(
+        model,
+        options.output,
+        kind=options.kind,
+        labels=labels,
+        image_size=image_size,
+        multi_label=options.multi_label,
+    )

@@ -157,6 +157,8 @@ class ExportOptions:
     weights: str = option("pretrained", "For a preset: 'pretrained' or the path of an npz file.")
     num_classes: int | None = option(None, "For a preset: outputs; default: features only.")
     image_size: int = option(224, "For a preset: the side serving_bytes resizes to, pixels.")
+    labels: str = option("", "A text file of class names, one a line; default: the run's classes.")
+    multi_label: bool = option(False, "Probabilities by sigmoid, as for BiT-M's 21,843 classes.")
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class QuickstartOptions:
     """
 
     output: str = option("runs/quickstart", "The run folder to make; an old one is replaced.")
-    steps: int = option(400, "Number of updates.")
+    steps: int = option(500, "Number of updates.")
     seed: int = option(0, "Seed of the run.")
     progress: bool = option(True, "Show progress bars.")
 

@@ -106,6 +106,12 @@ class Architecture:
         head = (self.features + 1) * num_classes if num_classes else 0
         return kernels + norms + head
 
+    def activations(self, size: int = 224) -> int:
+        """Elements of all convolutions' outputs for one image of `size` × `size` pixels."""
+        return sum(
+            o * math.ceil(size / 2**halvings) ** 2 for _, _, o, halvings in self._convolutions()
+        )
+
     def gmacs(self, size: int = 224) -> float:
         """10⁹ multiply-adds of the convolutions for one image of `size` × `size` pixels."""
         macs = sum(

@@ -13,8 +13,10 @@ from bit_keras.distribute import make_strategy, split_cpu
 from bit_keras.evaluate import Evaluation, Predictor, measure
 from bit_keras.export import export_module
 from bit_keras.files import replacing
+from bit_keras.memory import check_fits, machine_bytes
 from bit_keras.optimizers import sgd
 from bit_keras.options import FinetuneOptions, TransferOptions
+from bit_keras.presets import get_preset
 from bit_keras.report import plot_confusion, plot_learning_curve
 from bit_keras.resnet import ResNetV2
 from bit_keras.runs import RunFolder
@@ -68,6 +70,9 @@ def train_task(
 ) -> tuple[ResNetV2, Evaluation]:
     """Trains a model on a task, from the run's last checkpoint on, and evaluates it at the end."""
     rule = task.rule
+    if not tf.config.list_logical_devices("GPU"):  # a GPU says itself when its memory runs out
+        architecture = get_preset(options.model).architecture
+        check_fits(architecture, rule.crop, rule.batch_size, machine_bytes())
     with strategy.scope():
         model = _model(options, task.source.num_classes)
         optimizer = sgd(rule)

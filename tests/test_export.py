@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bit_keras import export
+from bit_keras import export, modules, verify
 from bit_keras.export import METADATA, ExportError, export_module
 from bit_keras.layers import GroupNormalization, StandardizedConv2D
 from bit_keras.preprocess import decode_bytes, eval_view
@@ -180,7 +180,7 @@ def test_serving_graph_has_constants_and_no_standardization(model, serving_path)
 
 
 def test_multi_label_serving_with_weights_too_large_for_constants(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "CONSTANT_BYTES", 1000)
+    monkeypatch.setattr(modules, "CONSTANT_BYTES", 1000)
     model = randomized(26, 0.25, num_classes=3)
     path = tmp_path / "module"  # an earlier module, which is replaced
     (path / "variables").mkdir(parents=True)
@@ -293,7 +293,7 @@ def test_interrupted_export_leaves_what_was_there(
         raise error
 
     monkeypatch.setattr(tf.saved_model, "save", save)
-    monkeypatch.setattr(export, "_fine_tunable", lambda model: None)
+    monkeypatch.setattr(export, "fine_tunable", lambda model: None)
     module = tmp_path / "module"
     module.mkdir()
     (module / "saved_model.pb").write_text("before")
@@ -305,7 +305,7 @@ def test_interrupted_export_leaves_what_was_there(
 
 def test_module_that_differs_is_not_published(small, tmp_path, monkeypatch):
     def wrong(model):
-        module = export._Module()
+        module = modules.Module()
         module.__call__ = tf.function(lambda x, training=False: tf.zeros([tf.shape(x)[0], 512]))
         for training in (True, False):
             module.__call__.get_concrete_function(
@@ -313,14 +313,14 @@ def test_module_that_differs_is_not_published(small, tmp_path, monkeypatch):
             )
         return module
 
-    monkeypatch.setattr(export, "_fine_tunable", wrong)
+    monkeypatch.setattr(export, "fine_tunable", wrong)
     with pytest.raises(ExportError, match=r"^outputs for images \(2, 64.*differs .* by \d"):
         export_module(small, tmp_path / "module")
     assert list(tmp_path.iterdir()) == []
 
 
 def check(expected, found, disturbed=lambda: {"logits": [1.0, 2.001]}):
-    export._check_equal("logits", "one image", expected, found, 1e-4, disturbed)
+    verify._check_equal("logits", "one image", expected, found, 1e-4, disturbed)
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,13 @@ def test_a_run_can_be_exported_later(run, tmp_path):
     )
     assert (path / "saved_model.pb").is_file()
     assert (path / "assets" / "labels.txt").read_text().splitlines() == CLASSES
+
+
+def test_a_preset_can_be_exported_with_labels_of_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    options = ExportOptions(
+        model="BiT-XS-R26x0.5", output=str(tmp_path / "m"), weights="none", num_classes=2,
+        labels=str(tmp_path / "names.txt"),
+    )  # fmt: skip
+    path = finished.export(options)
+    assert (path / "assets" / "labels.txt").read_text().splitlines() == ["x", "y"]
