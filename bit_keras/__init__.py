@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from bit_keras.recipes import TransferRule as TransferRule
     from bit_keras.recipes import hyperrule as hyperrule
     from bit_keras.resnet import ResNetV2 as ResNetV2
+    from bit_keras.upstream import PretrainRecipe as PretrainRecipe
+    from bit_keras.upstream import pretrain_recipe as pretrain_recipe
     from bit_keras.weights import load_npz as load_npz
     from bit_keras.weights import save_npz as save_npz
 
 # Public name → the module that holds it. Resolved on first use, so that the tables stay light.
 _PUBLIC = {
     "GroupNormalization": "layers",
+    "PretrainRecipe": "upstream",
     "ResNetV2": "resnet",
     "StandardizedConv2D": "layers",
     "TransferRule": "recipes",
@@ -43,9 +46,10 @@ _PUBLIC = {
     "hyperrule": "recipes",
     "list_presets": "presets",
     "load_npz": "weights",
+    "pretrain_recipe": "upstream",
     "save_npz": "weights",
 }
-_TABLES = ("presets", "recipes")  # modules without TensorFlow
+_TABLES = ("presets", "recipes", "upstream")  # modules without TensorFlow
 
 __all__ = ["__version__", *_PUBLIC]
 
