@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bit_keras.backend import check_backend, load_tensorflow, quiet_tensorflow
+from bit_keras.backend import after_keras, check_backend, load_tensorflow, quiet_tensorflow
 from bit_keras.version import __version__
 
 check_backend()
@@ -68,4 +68,13 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted(__all__)
+
+
+def _register() -> None:
+    """Imports the modules whose classes Keras finds in `.keras` files."""
+    for module in ("layers", "resnet", "optimizers"):
+        importlib.import_module(f"bit_keras.{module}")
+
+
+after_keras(_register)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.abc
+import importlib.util
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def _verbose() -> bool:
@@ -68,6 +71,41 @@ def _backend_of_settings() -> str:
         return json.loads(Path(home, "keras.json").read_text())["backend"]
     except (OSError, ValueError, KeyError, TypeError):  # no such file or entry: Keras' default
         return "tensorflow"
+
+
+class _AfterKeras(importlib.abc.MetaPathFinder):
+    """Runs a function once, right after Keras is imported."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Keras' own spec, with a loader that calls the function at its end."""
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                self.function()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def after_keras(function: Callable[[], None]) -> None:
+    """Runs `function` now if Keras is imported, else right after it is.
+
+    Keras loads a `.keras` file only when the classes in it are registered, and ours are registered
+    by modules that `import bit_keras` leaves for later.
+    """
+    if "keras" in sys.modules:
+        function()
+    else:
+        sys.meta_path.insert(0, _AfterKeras(function))
 
 
 def check_backend() -> None:

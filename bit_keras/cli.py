@@ -57,6 +57,18 @@ def _export(options: opt.ExportOptions, _: Sequence[str]) -> None:
     print(f"Module: {export(options)}")
 
 
+def _data(options: opt.DataOptions, _: Sequence[str]) -> None:
+    from bit_keras.records import run_data
+
+    print(run_data(options))
+
+
+def _dedup(options: opt.DedupOptions, _: Sequence[str]) -> None:
+    from bit_keras.dedup import run, summary
+
+    print(summary(options, run(options)))
+
+
 def _quickstart(options: opt.QuickstartOptions, _: Sequence[str]) -> None:
     from bit_keras.quickstart import quickstart
 
@@ -71,12 +83,26 @@ def _models(options: opt.ModelsOptions, _: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: its options, what it runs, and its positional arguments."""
+    """A command.
+
+    Attributes:
+        options: its options class; every field is a flag.
+        run: what it does, from the options and the paths.
+        paths: what its positional arguments are, any number from one on; empty for none.
+        fields: options that may be given by position instead of by flag.
+        tensorflow: whether it needs TensorFlow.
+    """
 
     options: type
     run: Callable[[Any, Sequence[str]], None]
     paths: str = ""
+    fields: tuple[str, ...] = ()
     tensorflow: bool = True
+
+    @property
+    def arguments(self) -> str:
+        """The positional arguments as the usage line shows them."""
+        return self.paths or " ".join(field.upper() for field in self.fields)
 
 
 COMMANDS = {
@@ -86,6 +112,8 @@ COMMANDS = {
     "evaluate": Command(opt.EvaluateOptions, _evaluate),
     "predict": Command(opt.PredictOptions, _predict, paths="FILE_OR_FOLDER ..."),
     "export": Command(opt.ExportOptions, _export),
+    "data": Command(opt.DataOptions, _data),
+    "data dedup": Command(opt.DedupOptions, _dedup, fields=("upstream", "downstream")),
     "quickstart": Command(opt.QuickstartOptions, _quickstart),
 }
 
@@ -129,9 +157,12 @@ def _parse(command: Command, arguments: Sequence[str]) -> tuple[Any, list[str]]:
         rest = values([""] + [_underscored(argument) for argument in arguments])[1:]
     except flags.Error as error:
         raise UsageError(str(error)) from None
+    given: dict[str, Any] = {name: values[name].value for name in values}
+    open_fields = [name for name in command.fields if not given[name]]
+    given |= dict(zip(open_fields, rest, strict=False))
+    rest = rest[len(open_fields) :]
     if rest and not command.paths:
         raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
-    given: dict[str, Any] = {name: values[name].value for name in values}
     for field in dataclasses.fields(command.options):
         if field.metadata.get("required") and not given[field.name]:
             raise UsageError(f"--{field.name} is required: {field.metadata['help']}")
@@ -184,7 +215,7 @@ def command_usage(name: str) -> str:
     """The text of `bit-keras COMMAND --help`."""
     command = COMMANDS[name]
     kinds = typing.get_type_hints(command.options)
-    lines = [f"usage: bit-keras {name} [--flag=value ...] {command.paths}".rstrip(), ""]
+    lines = [f"usage: bit-keras {name} [--flag=value ...] {command.arguments}".rstrip(), ""]
     lines += [textwrap.dedent(" " * 4 + (command.options.__doc__ or "")).strip(), ""]
     for field in dataclasses.fields(command.options):
         choices = typing.get_args(kinds[field.name])
@@ -235,7 +266,8 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return OK
-    name, rest = arguments[0], arguments[1:]
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         print(f"bit-keras: {_unknown(name)}", file=sys.stderr)
         return USAGE
@@ -262,8 +294,11 @@ def _execute(name: str, options: Any, paths: Sequence[str]) -> int:
             load_tensorflow()
             import tensorflow as tf
 
+            from bit_keras.verify import ExportError
+
             out_of_memory = (MemoryError, tf.errors.ResourceExhaustedError)
-            expected = (*expected, tf.errors.InvalidArgumentError)
+            damaged = (tf.errors.DataLossError, tf.errors.FailedPreconditionError)  # record shards
+            expected = (*expected, ExportError, tf.errors.InvalidArgumentError, *damaged)
         COMMANDS[name].run(options, paths)
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         sys.stderr.close()

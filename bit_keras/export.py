@@ -7,7 +7,6 @@ module is loaded back and compared with the model before its folder gets its nam
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
-from bit_keras.files import replacing
+from bit_keras.files import replacing, tensorflow_disk_errors
 from bit_keras.modules import fine_tunable, serving
 from bit_keras.resnet import ResNetV2
 from bit_keras.verify import ExportError as ExportError
@@ -81,7 +80,7 @@ def export_module(
 
     Example:
         >>> model = ResNetV2(26, 0.5, num_classes=2)
-        >>> export_module(model, "/tmp/pets", labels=["cat", "dog"])
+        >>> export_module(model, "/tmp/pets", labels=["cat", "dog"])  # doctest: +SKIP
         PosixPath('/tmp/pets')
     """
     _check_arguments(model, kind, image_size)
@@ -98,7 +97,8 @@ def export_module(
             module, signatures = fine_tunable(model), None
         if label_file is not None:
             module.labels = tf.saved_model.Asset(str(label_file))
-        _save(module, partial, signatures)
+        with tensorflow_disk_errors(directory):
+            tf.saved_model.save(module, str(partial), signatures=signatures)
         metadata = _metadata(model, kind, labels, image_size, multi_label)
         (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
         with full_float32():
@@ -179,13 +179,3 @@ def _metadata(
         "dtype": model.dtype_policy.name,
         "bit_keras_version": __version__,
     }
-
-
-def _save(module: Any, folder: Path, signatures: Any) -> None:
-    try:
-        tf.saved_model.save(module, str(folder), signatures=signatures)
-    except tf.errors.ResourceExhaustedError as error:
-        # TensorFlow's error for a full disk, but also for memory that ran out.
-        if not any(text in str(error) for text in ("No space left", "quota exceeded")):
-            raise
-        raise OSError(errno.ENOSPC, str(error)) from error

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from bit_keras.options import FewshotOptions
 from bit_keras.runs import RunFolder
 from bit_keras.sources import Source, few_shot_indices, load_source
-from bit_keras.task import open_task
+from bit_keras.task import Task, open_task
 from bit_keras.text import table
 from bit_keras.transfer import (
     prepare_devices,
+    report_skipped,
     train_task,
     write_evaluation,
 )
@@ -57,7 +60,15 @@ def summary(results: list[Shots]) -> str:
 
 
 def _draw(shots: int, seed: int, source: Source, split: str) -> np.ndarray:
-    return few_shot_indices(source.labels(split), shots, seed, source.class_names)
+    """A balanced draw of readable examples; another one for those that cannot be decoded."""
+    labels = source.labels(split)
+    while True:
+        drawn = few_shot_indices(labels, shots, seed, source.class_names)
+        readable = {int(example["index"]) for example in source.examples(split, drawn)}
+        broken = [index for index in drawn if int(index) not in readable]
+        if not broken:
+            return drawn
+        labels[broken] = -1  # of no class
 
 
 def _finished(folder: RunFolder) -> float | None:
@@ -65,6 +76,16 @@ def _finished(folder: RunFolder) -> float | None:
     if not folder.evaluation.is_file():
         return None
     return float(json.loads(folder.evaluation.read_text())["top1"])
+
+
+def _train(
+    options: FewshotOptions, task: Task, run: RunFolder, strategy: tf.distribute.Strategy
+) -> float:
+    """Trains on one draw, evaluates, and keeps the numbers but not the weights."""
+    _, found = train_task(options, task, run, strategy, checkpoint_every=task.rule.steps)
+    write_evaluation(run.path, found, options.data, task.eval_split, task.source)
+    shutil.rmtree(run.checkpoints)
+    return found.top1
 
 
 def fewshot(options: FewshotOptions) -> list[Shots]:
@@ -88,19 +109,16 @@ def fewshot(options: FewshotOptions) -> list[Shots]:
         scores = []
         for seed in options.seeds:
             run = RunFolder(root / f"{shots}-shot-seed-{seed}")
-
             task = open_task(options, partial(_draw, shots, seed), source)
-            settings = {**task.describe(), "model": options.model, "weights": options.weights}
-            settings |= {"data": options.data, "shots": shots, "seed": seed}
-            run.claim(settings, resume=options.resume, overwrite=options.overwrite)
-            score = _finished(run)
-            if score is None:
-                steps = task.rule.steps
-                _, found = train_task(options, task, run, strategy, checkpoint_every=steps)
-                write_evaluation(run.path, found, options.data, task.eval_split, source)
-                score = found.top1
+            settings = {"options": options.settings(), **task.describe()}
+            settings |= {"shots": shots, "draw": seed}
+            with run.claim(settings, resume=options.resume, overwrite=options.overwrite):
+                score = _finished(run)
+                if score is None:
+                    score = _train(options, task, run, strategy)
             print(f"{shots} shots, seed {seed}: {score:.1%}", file=sys.stderr)
             scores.append(score)
         results.append(Shots(shots, tuple(scores)))
+    report_skipped(source, root)
     RunFolder.write_json(root / "fewshot.json", {str(r.shots): r.top1 for r in results})
     return results

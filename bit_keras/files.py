@@ -12,6 +12,23 @@ from os import PathLike
 from pathlib import Path
 
 
+@contextlib.contextmanager
+def tensorflow_disk_errors(path: str | PathLike[str]) -> Iterator[None]:
+    """Turns TensorFlow's error for a full disk into an OSError that says what to do.
+
+    TensorFlow has one error, ResourceExhaustedError, for a full disk and for memory that ran out;
+    the latter passes unchanged. The class is told by its name, so that nothing is imported here.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        full = "No space left" in text or "quota exceeded" in text
+        if type(error).__name__ != "ResourceExhaustedError" or not full:
+            raise
+        raise _explained(OSError(errno.ENOSPC, text), Path(path)) from error
+
+
 def _explained(error: OSError, path: Path) -> OSError:
     """The error with what to do about a full disk; any other as it is."""
     if error.errno != errno.ENOSPC:
@@ -58,8 +75,8 @@ def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Pa
         OSError: whatever the block raises; a full disk is explained.
 
     Example:
-        >>> with replacing("numbers.txt") as partial:
-        ...     _ = partial.write_text("1 2 3")
+        >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
+        ...     partial.write_text("1 2 3")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

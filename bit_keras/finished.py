@@ -17,11 +17,12 @@ from bit_keras.export import export_module
 from bit_keras.images import ImageError, SkippedFiles, decode_image
 from bit_keras.options import EvaluateOptions, ExportOptions, PredictOptions
 from bit_keras.preprocess import eval_view
+from bit_keras.presets import PRESETS
 from bit_keras.resnet import ResNetV2
 from bit_keras.runs import RunFolder, RunFolderError
 from bit_keras.sources import load_source
 from bit_keras.text import table
-from bit_keras.transfer import evaluate_on, write_evaluation
+from bit_keras.transfer import evaluate_on, report_skipped, write_evaluation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -53,8 +54,8 @@ def open_run(path: str) -> FinishedRun:
     config = folder.read_config()
     if not folder.keras.is_file():
         raise RunFolderError(
-            f"{path} holds no model.keras: its training has not finished. "
-            "Go on with `bit-keras finetune … --resume`."
+            f"{path} holds no model.keras: its training has not finished (`bit-keras finetune … "
+            "--resume` goes on), or it is a draw of `bit-keras fewshot`, which keeps no model."
         )
     model = keras.saving.load_model(folder.keras, compile=False)
     return FinishedRun(folder, model, config["class_names"], config["rule"]["crop"])
@@ -86,10 +87,11 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
         batch_size=options.batch_size,
         progress=options.progress,
     )
-    folder = Path(options.output) if options.output else run.folder.path
+    own = not options.data and split == config["eval_split"]
+    folder = run.folder.path if own else run.folder.path / f"evaluation-{split}"
+    folder = Path(options.output) if options.output else folder
     write_evaluation(folder, evaluation, data, split, source)
-    if len(source.skipped):
-        print(source.skipped.summary(), file=sys.stderr)
+    report_skipped(source, folder)
     return evaluation
 
 
@@ -192,7 +194,10 @@ def predict_files(options: PredictOptions, paths: Sequence[str]) -> int:
         count += 1
         if options.format == "jsonl":
             classes = [{"class": name, "probability": round(p, 6)} for name, p in best]
-            print(json.dumps({"file": str(path), "predictions": classes}), flush=True)
+            print(
+                json.dumps({"file": str(path), "predictions": classes}, ensure_ascii=False),
+                flush=True,
+            )
         else:
             rows.append((path, *(f"{name} {100 * p:.1f} %" for name, p in best)))
     if rows:
@@ -211,11 +216,16 @@ def export(options: ExportOptions) -> Path:
         ValueError: for an unknown preset, or labels that do not fit the model.
         OSError: for a missing file, or a folder that cannot be written.
     """
-    labels = Path(options.labels).read_text().splitlines() if options.labels else None
+    labels = Path(options.labels).read_text("utf-8").splitlines() if options.labels else None
     if Path(options.model).is_dir():
         run = open_run(options.model)
         model, image_size = run.model, run.image_size
         labels = labels or run.class_names
+    elif options.model not in PRESETS:
+        raise ValueError(
+            f"{options.model!r} is neither a run folder nor a preset. `bit-keras models` lists the "
+            "presets."
+        )
     else:
         weights = None if options.weights == "none" else options.weights
         model = ResNetV2.from_preset(options.model, options.num_classes, weights)

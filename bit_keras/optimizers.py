@@ -21,6 +21,7 @@ class TransferSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rule: what `bit_keras.hyperrule` returned, perhaps `.scaled`.
 
     Example:
+        >>> from bit_keras import hyperrule
         >>> rule = hyperrule(5_000, 32, 32)
         >>> optimizer = keras.optimizers.SGD(TransferSchedule(rule), momentum=rule.momentum)
     """

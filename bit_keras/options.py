@@ -7,8 +7,12 @@ that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from bit_keras.presets import get_preset
 
 
 def option(default: Any, text: str) -> Any:
@@ -26,8 +30,8 @@ class TransferOptions:
     """What a transfer trains, on what, and how; shared by `finetune` and `fewshot`."""
 
     data: str = required(
-        "The data set: folder:PATH (class sub-folders), npz:PATH, tfds:NAME[/config] or "
-        "embedded:openclipart-mini."
+        "The data set: folder:PATH (class sub-folders), npz:PATH, tfds:NAME[/config], "
+        "tfrecord:GLOB or embedded:openclipart-mini."
     )
     output: str = required("The run folder to make.")
     model: str = option("BiT-M-R50x1", "A preset; `bit-keras models` lists them.")
@@ -57,28 +61,40 @@ class TransferOptions:
     overwrite: bool = option(False, "Delete the run in --output first.")
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least {least}, received {value}"
-            for name, least in (
-                ("batch_size", 1),
-                ("steps", 1),
-                ("resize", 1),
-                ("crop", 1),
-                ("logical_cpus", 1),
-                ("steps_per_loop", 1),
-                ("learning_rate", 0),
-                ("mixup_alpha", 0),
-            )
-            if (value := getattr(self, name)) is not None and value < least
-        ]
+        _check_numbers(self, 1, "batch_size", "steps", "resize", "crop", "logical_cpus")
+        _check_numbers(self, 1, "steps_per_loop")
+        _check_numbers(self, 0, "learning_rate", "mixup_alpha", "seed")
         if self.resume and self.overwrite:
-            problems.append("resume and overwrite exclude each other")
-        if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("resume and overwrite exclude each other")
+        get_preset(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """The options that determine the result, JSON-ready; a resumed run must repeat them."""
+        fields = dataclasses.asdict(self)
+        settings = {key: value for key, value in fields.items() if key not in _NOT_OF_THE_RESULT}
+        kind, _, path = self.data.partition(":")
+        if kind in ("folder", "npz"):  # so that the run is understood from any working directory
+            settings["data"] = f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
+        return settings
+
+
+def _check_numbers(options: Any, least: float, *names: str) -> None:
+    """Refuses options that are not finite or below `least`; None stands for a default."""
+    problems = [
+        f"{name} must be a number from {least} on, received {value}"
+        for name in names
+        if (value := getattr(options, name)) is not None
+        and not (math.isfinite(value) and value >= least)
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 # Fields that say how a run is carried out, not what comes out: a resumed run may change them.
-_NOT_OF_THE_RESULT = ("output", "progress", "resume", "overwrite", "steps_per_loop", "strict")
+_NOT_OF_THE_RESULT = {
+    "output", "progress", "resume", "overwrite", "steps_per_loop", "strict", "export",
+    "checkpoint_every", "evaluate_every", "shots", "seeds",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,10 +113,10 @@ class FinetuneOptions(TransferOptions):
     )
     export: bool = option(True, "Write the TF-Hub module and the serving module at the end.")
 
-    def settings(self) -> dict[str, Any]:
-        """The options that determine the result, JSON-ready; a resumed run must repeat them."""
-        fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if name not in _NOT_OF_THE_RESULT}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_numbers(self, 1, "checkpoint_every")
+        _check_numbers(self, 0, "evaluate_every")
 
 
 @dataclass(frozen=True)
@@ -130,10 +146,16 @@ class EvaluateOptions:
     run: str = required("The run folder of a `bit-keras finetune`.")
     data: str = option("", "Another data set with the same classes; default: the run's.")
     split: str = option("", "The split; default: the one the run was evaluated on.")
-    output: str = option("", "Folder for evaluation.json and confusion.png; default: the run.")
+    output: str = option(
+        "", "Folder for evaluation.json and confusion.png; default: the run, or evaluation-SPLIT "
+        "in it for other data than the run's own test."
+    )  # fmt: skip
     batch_size: int = option(32, "Images at a time.")
     strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
     progress: bool = option(True, "Show a progress bar.")
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, 1, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -145,6 +167,9 @@ class PredictOptions:
     format: Literal["table", "jsonl"] = option("table", "A table, or one JSON object on a line.")
     batch_size: int = option(32, "Images at a time.")
     strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, 1, "batch_size", "top")
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,45 @@ class ExportOptions:
     image_size: int = option(224, "For a preset: the side serving_bytes resizes to, pixels.")
     labels: str = option("", "A text file of class names, one a line; default: the run's classes.")
     multi_label: bool = option(False, "Probabilities by sigmoid, as for BiT-M's 21,843 classes.")
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, 1, "num_classes", "image_size")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Writes a data set to record shards for fast training, or checks such shards.
+
+    The shards open as --data=tfrecord:DIR. A run that was interrupted goes on when the same command
+    is given again.
+    """
+
+    output: str = required("The folder of the shards.")
+    source: str = option("", "The data set to write, as --data of `finetune`; none to check only.")
+    shards: int | None = option(
+        None, "Files for each split; default: one for every 1,000 images, at most 1,024."
+    )
+    splits: str = option("", "The splits to write, with commas between; default: all.")
+    seed: int = option(0, "Seed of the data's split and of the distribution to shards.")
+    workers: int | None = option(None, "Threads that read and decode; default: all processors.")
+    quality: int | None = option(
+        None, "JPEG quality for images that are not JPEG or PNG files; default: stored as PNG."
+    )
+    verify: bool = option(False, "Check the SHA-256 of every shard.")
+    strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
+    overwrite: bool = option(False, "Delete the shards in --output first.")
+    progress: bool = option(True, "Show progress bars.")
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least 1, received {value}"
+            for name in ("shards", "workers", "quality")
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        if not (self.source or self.verify):
+            problems.append("pass --source=SPEC to write a data set, or --verify to check --output")
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -177,3 +241,26 @@ class QuickstartOptions:
 @dataclass(frozen=True)
 class ModelsOptions:
     """Lists the models of the zoo: size, cost, upstream data, weights."""
+
+
+# Options of `bit-keras data dedup`.
+
+
+@dataclass(frozen=True)
+class DedupOptions:
+    """Finds near-duplicates between an upstream and a downstream set.
+
+    Leaves a folder with a contact sheet of the pairs, a list of the upstream examples to leave
+    out, and a manifest.
+    """
+
+    upstream: str = required("The data set that a model is pre-trained on.")
+    downstream: str = required("The data set that it is judged on.")
+    output: str = required("The folder for pairs.png, exclude.txt and manifest.json.")
+    distance: int = option(8, "Bits of the 64-bit hash in which near-duplicates may differ.")
+    strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
+    progress: bool = option(True, "Show progress bars.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distance < 64:
+            raise ValueError(f"distance must be from 0 to 63, received {self.distance}")

@@ -113,7 +113,11 @@ class Architecture:
         )
 
     def gmacs(self, size: int = 224) -> float:
-        """10⁹ multiply-adds of the convolutions for one image of `size` × `size` pixels."""
+        """10⁹ multiply-adds of the convolutions for one image of `size` × `size` pixels.
+
+        Counters that also count normalisation and the standardisation of the kernels, which a
+        serving module does beforehand, say a little more: 4.23 instead of 4.09 for R50x1.
+        """
         macs = sum(
             k * k * i * o * math.ceil(size / 2**halvings) ** 2
             for k, i, o, halvings in self._convolutions()
@@ -165,9 +169,7 @@ def _zoo() -> dict[str, Preset]:
         rows.append(Preset(tuned, arch, "ImageNet-21k, then ILSVRC-2012", 1000, f"{tuned}.npz"))
         rows.append(Preset(f"BiT-L-{arch}", arch, "JFT-300M", 18_291, None, _NEVER_RELEASED))
     rows.append(
-        Preset(
-            "BiT-XS-R26x0.5", Architecture(26, 0.5), "clip art", 110, None, "not pre-trained yet"
-        )
+        Preset("BiT-XS-R26x0.5", Architecture(26, 0.5), "clipart", 136, None, "not pre-trained yet")
     )
     order = {"S": 0, "M": 1, "L": 2, "XS": 3}
     rows.sort(key=lambda p: (order[p.name.split("-")[1]], p.name.endswith("ILSVRC2012")))

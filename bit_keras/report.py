@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from bit_keras.files import replacing
 from bit_keras.runs import RunFolder
 
 _INK, _MUTED, _BLUE, _ORANGE = "#1f2933", "#7b8794", "#2563eb", "#d9480f"
+# Names of classes and files are text, also those with a $ in them.
+_PLAIN_TEXT = {"text.parse_math": False}
 MOST_LABELLED = 40  # classes; beyond, a confusion matrix has no room for names and numbers
 
 
@@ -35,6 +38,7 @@ def _smooth(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 
+@rc_context(_PLAIN_TEXT)
 def plot_learning_curve(run: RunFolder, title: str = "") -> Path:
     """Draws loss, accuracy and learning rate of a run over its steps as `learning_curve.png`.
 
@@ -80,6 +84,7 @@ def plot_learning_curve(run: RunFolder, title: str = "") -> Path:
     return run.curve
 
 
+@rc_context(_PLAIN_TEXT)
 def plot_confusion(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, title: str = ""
 ) -> Path:

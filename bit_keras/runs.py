@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from bit_keras.files import replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = ".lock"
 
 
 class RunFolderError(ValueError):
@@ -52,9 +61,11 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.confusion = self.path / "confusion.png"
         self.curve = self.path / "learning_curve.png"
+        self.skipped = self.path / "skipped.json"
 
-    def claim(self, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder this run's, or refuses.
+    @contextlib.contextmanager
+    def claim(self, config: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Holds the folder for this run while the block runs, or refuses.
 
         Args:
             config: all that determines the run's result, JSON-ready.
@@ -63,32 +74,62 @@ class RunFolder:
 
         Raises:
             RunFolderError: when the folder holds a run and neither flag is given, when a run to
-                be resumed was started with other settings, or when the folder holds other things.
+                be resumed was started with other settings, when another process works in the
+                folder, or when it holds other things. Nothing in it is touched then.
         """
-        self._remove_partial()
         held = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        # A run that failed before its first step has settings only; nothing is lost with it.
-        taken = bool(held - {self.config.name})
-        if taken and not self.config.is_file():
+        if held and not held & {self.config.name, _LOCK}:
             raise RunFolderError(
                 f"{self.path} is not empty and not a run folder. Choose another --output."
             )
-        if taken and resume:
-            self._check_same(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            # A run that failed before its first step has settings only; nothing is lost with it.
+            taken = bool({n for n in held if not n.startswith(".")} - {self.config.name})
+            if taken and not (resume or overwrite):
+                raise RunFolderError(
+                    f"{self.path} holds a run already. Pass --resume to go on with it, --overwrite "
+                    "to delete it, or choose another --output."
+                )
+            if taken and resume:
+                self._check_same(config)
+            elif taken:
+                self._delete()
+            elif resume:
+                print(f"{self.path} holds no run yet: starting one.", file=sys.stderr)
+            self._remove_partial()
+            self.write_json(self.config, config)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the folder's lock, which ends with the process whatever happens to it."""
+        if fcntl is None:
+            yield
             return
-        if taken and not overwrite:
-            raise RunFolderError(
-                f"{self.path} holds a run already. Pass --resume to go on with it, --overwrite to "
-                "delete it, or choose another --output."
-            )
-        if taken:
-            shutil.rmtree(self.path)
-        self.write_json(self.config, config)
+        with (self.path / _LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"Another process is working in {self.path}. Wait for it, or choose another "
+                    "--output."
+                ) from None
+            yield
+
+    def _delete(self) -> None:
+        """Removes the run; its settings last, so that a half-removed one is still known as one."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in (self.config.name, _LOCK):
+                entry.unlink()
 
     def _remove_partial(self) -> None:
         """Removes what a killed process left under temporary names."""
-        for leftover in self.path.glob(".*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for folder in (self.path, self.serving.parent):
+            for leftover in folder.glob(".*.????????.partial"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _check_same(self, config: dict[str, Any]) -> None:
         before = _flat(self.read_config())
@@ -111,7 +152,7 @@ class RunFolder:
             RunFolderError: when the folder holds no run.
         """
         try:
-            return json.loads(self.config.read_text())
+            return json.loads(self.config.read_text("utf-8"))
         except FileNotFoundError:
             raise RunFolderError(
                 f"{self.path} is not a run folder: it has no config.json. "
@@ -124,7 +165,7 @@ class RunFolder:
     def write_json(path: Path, value: Any) -> None:
         """Writes JSON that is there whole or not at all."""
         with replacing(path) as partial:
-            partial.write_text(json.dumps(value, indent=2) + "\n")
+            partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The records of metrics.jsonl; a last line that a kill cut short is left out."""

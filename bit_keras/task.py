@@ -65,16 +65,33 @@ def _splits(source: Source, options: TransferOptions) -> tuple[str, str]:
     return options.train_split, evaluated
 
 
-def _typical_size(source: Source, split: str) -> tuple[int, int]:
-    """Median height and width of the first images of a split, pixels."""
-    shapes = [
-        tuple(tf.shape(example["image"]).numpy()[:2])
-        for example in source.examples(split).take(PROBED_IMAGES)
-    ]
+def typical_size(source: Source, split: str) -> tuple[int, int]:
+    """Median height and width in pixels of some images of a split, as `hyperrule` wants them.
+
+    The images are spread evenly over the split, whose order is often that of the classes; a source
+    that only streams gives its first ones.
+
+    Raises:
+        ValueError: when not one of them can be read.
+    """
+    count = source.splits[split]
+    spread = np.unique(np.linspace(0, count - 1, PROBED_IMAGES).astype(np.int64))
+    probed = source.examples(split, spread if source.random_access else None).take(PROBED_IMAGES)
+    shapes = [tuple(tf.shape(example["image"]).numpy()[:2]) for example in probed]
     if not shapes:
         raise ValueError(f"Not one image of the split {split!r} could be read. Check the files.")
     height, width = np.median(np.array(shapes), axis=0)
     return int(height), int(width)
+
+
+def _check_class_names(source: Source) -> None:
+    """Refuses, before hours of training, names that no module could carry as labels."""
+    for name in source.class_names:
+        if name.splitlines() != [name] or name != name.encode("utf-8", "replace").decode():
+            raise ValueError(
+                f"The class name {name!r} of {source.name} is not one line of Unicode text. "
+                "Rename the class."
+            )
 
 
 def _override(rule: TransferRule, options: TransferOptions) -> TransferRule:
@@ -116,9 +133,10 @@ def open_task(
     """
     if source is None:
         source = load_source(options.data, seed=options.seed, strict=options.strict)
+    _check_class_names(source)
     train_split, eval_split = _splits(source, options)
     indices = draw(source, train_split) if draw else None
     count = source.splits[train_split] if indices is None else len(indices)
-    height, width = _typical_size(source, train_split)
+    height, width = typical_size(source, train_split)
     rule = hyperrule(count, height, width, options.model, options.variant)
     return Task(source, train_split, eval_split, indices, _override(rule, options))

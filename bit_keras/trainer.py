@@ -6,6 +6,7 @@ of a run is the model, the optimizer and one number, the position in the data st
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from bit_keras.files import tensorflow_disk_errors
 from bit_keras.runs import RunFolder
 
 
@@ -132,10 +134,16 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: when a weight is NaN or infinite; nothing is written then.
+            OSError: on a full disk; earlier checkpoints stay.
         """
         if not bool(self._all_finite()):
             raise NonFiniteLossError(self._diagnosis("a weight", self.step))
-        return self._manager.save(checkpoint_number=self.step)
+        try:
+            with tensorflow_disk_errors(self.run.checkpoints):
+                return self._manager.save(checkpoint_number=self.step)
+        finally:  # what a failed save leaves would keep a full disk full
+            for leftover in self.run.checkpoints.glob("*_temp"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def train(
         self,

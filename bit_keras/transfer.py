@@ -23,6 +23,7 @@ from bit_keras.runs import RunFolder
 from bit_keras.sources import Source
 from bit_keras.task import Task, open_task
 from bit_keras.trainer import Trainer
+from bit_keras.version import __version__
 from bit_keras.weights import save_npz
 
 LEAST_INTERVAL = 20  # updates between checkpoints, where nothing else is said
@@ -131,18 +132,30 @@ def write_evaluation(
         "split": split,
         **evaluation.as_json(),
         "skipped_files": len(source.skipped),
+        "bit_keras": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
     }
     RunFolder.write_json(folder / "evaluation.json", record)
     title = f"{task_name}, {split}: {evaluation.top1:.1%} of {evaluation.examples}"
     plot_confusion(evaluation.confusion, source.class_names, folder / "confusion.png", title)
 
 
-def _write_results(options: FinetuneOptions, task: Task, run: RunFolder, model: ResNetV2) -> None:
-    """Everything that a finished run leaves beside its evaluation."""
+def report_skipped(source: Source, folder: Path) -> None:
+    """Tells which files were left out, and writes all names and reasons to skipped.json."""
+    if len(source.skipped):
+        RunFolder.write_json(folder / "skipped.json", source.skipped.reasons)
+        print(f"{source.skipped.summary()}. All: {folder / 'skipped.json'}", file=sys.stderr)
+
+
+def _write_weights(run: RunFolder, model: ResNetV2) -> None:
+    """The weights first: whatever fails later, the training is not lost."""
     save_npz(model, run.npz)
     with replacing(run.keras) as partial:
         model.save(partial)
-    plot_learning_curve(run, f"{options.model} on {options.data}")
+
+
+def _write_modules(options: FinetuneOptions, task: Task, run: RunFolder, model: ResNetV2) -> None:
     if options.export:
         for kind, folder in (("fine-tunable", run.module), ("serving", run.serving)):
             export_module(
@@ -175,9 +188,15 @@ def finetune(options: FinetuneOptions) -> Evaluation:
     task = open_task(options)
     run = RunFolder(options.output)
     settings = {"options": options.settings(), **task.describe()}
-    run.claim(settings, resume=options.resume, overwrite=options.overwrite)
-    print(task.rule.derivation, file=sys.stderr)
+    with run.claim(settings, resume=options.resume, overwrite=options.overwrite):
+        return _finetune(options, task, run, strategy)
 
+
+def _finetune(
+    options: FinetuneOptions, task: Task, run: RunFolder, strategy: tf.distribute.Strategy
+) -> Evaluation:
+    """Fills a run folder that is ours."""
+    print(task.rule.derivation, file=sys.stderr)
     steps = task.rule.steps
     every = -(-steps // 5) if options.evaluate_every is None else options.evaluate_every
     model, evaluation = train_task(
@@ -188,8 +207,9 @@ def finetune(options: FinetuneOptions) -> Evaluation:
         checkpoint_every=options.checkpoint_every or max(LEAST_INTERVAL, -(-steps // 20)),
         evaluate_every=every,
     )
+    _write_weights(run, model)
     write_evaluation(run.path, evaluation, options.data, task.eval_split, task.source)
-    _write_results(options, task, run, model)
-    if len(task.source.skipped):
-        print(task.source.skipped.summary(), file=sys.stderr)
+    plot_learning_curve(run, f"{options.model} on {options.data}")
+    _write_modules(options, task, run, model)
+    report_skipped(task.source, run.path)
     return evaluation

@@ -13,6 +13,7 @@ import keras
 import bit_keras
 from bit_keras.data import eval_batches, train_batches
 from bit_keras.sources import load_source
+from bit_keras.task import typical_size
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("data", help="folder:PATH, npz:PATH, tfds:NAME or embedded:openclipart-mini")
@@ -27,8 +28,7 @@ os.makedirs(args.output, exist_ok=True)
 
 source = load_source(args.data)
 classes, examples = source.num_classes, source.splits["train"]
-height, width, _ = next(iter(source.examples("train")))["image"].shape
-rule = bit_keras.hyperrule(examples, height, width, args.model)
+rule = bit_keras.hyperrule(examples, *typical_size(source, "train"), args.model)
 rule = rule.scaled(args.batch_size, steps=args.steps)
 crop = args.image_size or rule.crop
 train = train_batches(
@@ -43,7 +43,7 @@ weights = None if args.scratch else "pretrained"
 model = bit_keras.ResNetV2.from_preset(args.model, num_classes=classes, weights=weights)
 model.compile(
     optimizer=keras.optimizers.SGD(bit_keras.TransferSchedule(rule), momentum=rule.momentum),
-    loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+    loss=keras.losses.CategoricalCrossentropy(True, reduction="mean_with_sample_weight"),
     weighted_metrics=["accuracy"],
 )
 epoch = min(100, rule.steps)

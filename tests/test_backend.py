@@ -101,3 +101,13 @@ def test_every_public_name_resolves():
 def test_unknown_name_lists_those_there_are():
     with pytest.raises(AttributeError, match=r"'ResNet'\. It has: .*ResNetV2"):
         bit_keras.ResNet  # noqa: B018
+
+
+@pytest.mark.parametrize("imports", ["import bit_keras, keras", "import keras, bit_keras"])
+def test_keras_files_load_after_the_import_alone(tmp_path, imports):
+    path = tmp_path / "model.keras"
+    bit_keras.ResNetV2(26, 0.25, num_classes=2).save(path)
+    code = f"{imports}; print(keras.saving.load_model({str(path)!r}).count_params())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) > 100_000

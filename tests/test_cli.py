@@ -15,7 +15,7 @@ def run(*arguments):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help(name, capsys):
-    assert cli.run([name, "--help"]) == 0
+    assert cli.run([*name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert f"usage: bit-keras {name}" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -35,6 +35,10 @@ def test_help_lists_every_command(capsys):
         (["finetune", "--output=x"], "--data is required"),
         (["finetune", "--data=npz:x", "--output=y", "--steps=many"], "steps"),
         (["finetune", "--data=npz:x", "--output=y", "--batch-size=0"], "batch_size"),
+        (["finetune", "--data=npz:x", "--output=y", "--learning-rate=nan"], "learning_rate"),
+        (["finetune", "--data=npz:x", "--output=y", "--checkpoint-every=-5"], "checkpoint_every"),
+        (["finetune", "--data=npz:x", "--output=y", "--model=BiT-M-R50x9"], "BiT-M-R50x1"),
+        (["predict", "--run=x", "--top=0", "a.png"], "top"),
         (["finetune", "--data=npz:x", "--output=y", "stray"], "stray"),
         (["finetune", "--data=npz:x", "--output=y", "--variant=poem"], "variant"),
         (["fewshot", "--data=npz:x", "--output=y", "--shots=one"], "whole numbers"),
@@ -57,7 +61,7 @@ def test_no_command_is_a_usage_error():
         (["finetune", "--data=floppy:a", "--output=/tmp/never"], "embedded:NAME"),
         (["evaluate", "--run=/no/run"], "not a run folder"),
         (["predict", "--run=/no/run", "/no/image.png"], "no file or folder"),
-        (["export", "--model=BiT-M-R50x9", "--output=/tmp/never"], "BiT-M-R50x1"),
+        (["export", "--model=BiT-M-R50x9", "--output=/tmp/never"], "neither a run folder nor"),
         (["export", "--model=BiT-L-R50x1", "--output=/tmp/never"], "never released"),
     ],
 )
@@ -78,6 +82,17 @@ def test_flags_take_hyphens_and_become_options():
     assert (options.data, options.output, options.steps_per_loop) == ("a", "b", 3)
     assert (options.flip, options.shots, options.crop) == (False, (2, 4), 64)
     assert options.learning_rate is None
+
+
+def test_fields_may_be_given_by_position():
+    command = cli.COMMANDS["data dedup"]
+    for arguments in (["up", "down", "--output=o"], ["--upstream=up", "down", "--output=o"]):
+        options, rest = cli._parse(command, arguments)
+        assert (options.upstream, options.downstream, list(rest)) == ("up", "down", [])
+    with pytest.raises(cli.UsageError, match="downstream is required"):
+        cli._parse(command, ["up", "--output=o"])
+    with pytest.raises(cli.UsageError, match="unexpected argument 'third'"):
+        cli._parse(command, ["up", "down", "third", "--output=o"])
 
 
 def test_models_table_has_every_preset(capsys):

@@ -102,7 +102,8 @@ def test_missing_files_and_empty_folders_are_errors(tmp_path):
 
 
 def test_a_run_without_its_end_is_told(tmp_path):
-    RunFolder(tmp_path / "run").claim({}, resume=False, overwrite=False)
+    with RunFolder(tmp_path / "run").claim({}, resume=False, overwrite=False):
+        pass
     with pytest.raises(RunFolderError, match="not finished"):
         finished.open_run(str(tmp_path / "run"))
 

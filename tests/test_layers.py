@@ -130,9 +130,9 @@ def test_group_normalization_equals_keras_own(shape, groups):
     np.testing.assert_allclose(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("offset", "tolerance"), [(3, 1e-5), (10, 1e-4), (100, 1e-2)])
+@pytest.mark.parametrize(("offset", "tolerance"), [(3, 1e-5), (100, 1e-4), (1e4, 1e-2)])
 def test_group_normalization_far_from_zero(offset, tolerance):
-    # E[x²] − E[x]² loses digits where the mean is many standard deviations; two passes would not.
+    # E[x²] − E[x]² would lose all digits where the mean is many standard deviations.
     x = random(2, 8, 8, 64) + np.float32(offset)
     exact = GroupNormalization(dtype="float64")(x.astype("float64"))
     np.testing.assert_allclose(GroupNormalization()(x), exact, rtol=0, atol=tolerance)

@@ -33,6 +33,14 @@ def test_learning_curve_without_records_is_an_error(tmp_path):
         plot_learning_curve(RunFolder(tmp_path))
 
 
+def test_names_are_not_read_as_formulas(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append_metrics(records(3))
+    plot_learning_curve(run, r"folder:a$\frac$")
+    names = [r"a$\frac$", "b_{", "^"]
+    assert plot_confusion(np.eye(3, dtype=int), names, tmp_path / "c.png", "$^$").is_file()
+
+
 @pytest.mark.parametrize("classes", [2, 12, 60])
 def test_confusion_matrix_is_darkest_on_a_perfect_diagonal(tmp_path, classes):
     path = plot_confusion(

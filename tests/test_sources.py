@@ -378,6 +378,23 @@ def test_tfds_streams_continue_where_they_stopped(tiny_shapes, indices, global_s
         assert stream(start, 70 - start) == whole[start:]
 
 
+def test_tfds_few_shots_read_the_files_once(tiny_shapes, monkeypatch):
+    reads = []
+    encoded = tiny_shapes._encoded
+
+    def counted(split, chosen):
+        def note(example):
+            tf.py_function(reads.append, [0], [])
+            return example
+
+        return encoded(split, chosen).map(note)
+
+    monkeypatch.setattr(tiny_shapes, "_encoded", counted)
+    stream = tiny_shapes.stream("train", seed=0, indices=[3, 7, 20])
+    assert [int(e["index"]) % 17 for e in read(stream.take(9))].count(3) == 6  # 3 and 20
+    assert len(reads) == 3
+
+
 def test_tfds_unknown_names_and_unfit_features_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="Close to it: cifar10"):

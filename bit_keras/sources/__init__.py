@@ -1,4 +1,4 @@
-"""Data by name: `tfds:NAME`, `folder:PATH`, `npz:PATH` or `embedded:NAME`."""
+"""Data by name: `tfds:NAME`, `folder:PATH`, `npz:PATH`, `tfrecord:GLOB` or `embedded:NAME`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ACCEPTED = """\
   tfds:NAME[/config]  a data set of TensorFlow Datasets, for example tfds:cifar10
   folder:PATH         class sub-folders, or train/, val/ and test/ with class sub-folders
   npz:PATH            arrays x_train, y_train, x_test, y_test, or images and labels
+  tfrecord:GLOB       shards of tf.train.Example, or their folder, local or gs://BUCKET/…
   embedded:NAME       a data set that comes with the package"""
 
 
@@ -26,6 +27,7 @@ def load_source(spec: str, *, seed: int = 0, strict: bool = False) -> Source:
             tfds:NAME[/config]  a data set of TensorFlow Datasets, for example tfds:cifar10
             folder:PATH         class sub-folders, or train/, val/ and test/ with class sub-folders
             npz:PATH            arrays x_train, y_train, x_test, y_test, or images and labels
+            tfrecord:GLOB       shards of tf.train.Example, or their folder, local or gs://BUCKET/…
             embedded:NAME       a data set that comes with the package
 
         seed: of the stratified split into train (80 %) and test, where the data has none.
@@ -37,7 +39,7 @@ def load_source(spec: str, *, seed: int = 0, strict: bool = False) -> Source:
     Raises:
         ValueError: for another kind or an unknown name (the error lists what is accepted), and for
             data that is not as described above.
-        FileNotFoundError: when there is nothing at PATH.
+        FileNotFoundError: when there is nothing at PATH, or no file matches GLOB.
         ImageError: with `strict`, naming the file.
         ConnectionError: when a TFDS data set is not on this machine and cannot be downloaded.
 
@@ -46,7 +48,7 @@ def load_source(spec: str, *, seed: int = 0, strict: bool = False) -> Source:
         {'train': 526, 'test': 173}
     """
     kind, _, name = spec.partition(":")
-    if not name or kind not in ("tfds", "folder", "npz", "embedded"):
+    if not name or kind not in ("tfds", "folder", "npz", "tfrecord", "embedded"):
         raise ValueError(f"Unknown data set. Received: {spec!r}. Accepted:\n{ACCEPTED}")
     if kind == "tfds":  # imported late: TFDS takes seconds
         from bit_keras.sources.catalog import CatalogSource
@@ -56,6 +58,10 @@ def load_source(spec: str, *, seed: int = 0, strict: bool = False) -> Source:
         from bit_keras.sources.npz import NpzSource
 
         return NpzSource(name, seed=seed, strict=strict)
+    if kind == "tfrecord":
+        from bit_keras.sources.records import RecordSource
+
+        return RecordSource(name, strict=strict)
     from bit_keras.sources.folder import FolderSource
 
     if kind == "folder":

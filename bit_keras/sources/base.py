@@ -22,7 +22,14 @@ class Source:
         splits: name of the split → number of examples, those that may turn out broken included.
         skipped: the files left out so far; it fills as files are decoded.
         strict: whether a broken file is an error.
+        multi_label: False where every example has exactly one label. True where it has any number:
+            `examples` and `stream` then give label as float32 [num_classes] of 0 and 1, and
+            `labels` one row for each example, filled up with -1.
+        random_access: whether `examples` keeps the order of `indices` at no cost.
     """
+
+    multi_label = False
+    random_access = False
 
     def __init__(self, name: str, class_names: Sequence[str], *, strict: bool = False) -> None:
         self.name = name
@@ -40,12 +47,22 @@ class Source:
         """The labels of a split, without decoding an image.
 
         Returns:
-            [examples] int64.
+            [examples] int64; of multi-label data int64 [examples, most labels of one], where -1
+            fills up.
 
         Raises:
             ValueError: for a split that the data does not have.
         """
         raise NotImplementedError
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """How many examples of a split have each label; divided by their number, the prior.
+
+        Returns:
+            [num_classes] int64.
+        """
+        labels = self.labels(split)
+        return np.bincount(labels[labels >= 0], minlength=self.num_classes).astype(np.int64)
 
     def examples(self, split: str, indices: ArrayLike | None = None) -> tf.data.Dataset:
         """The examples of a split, each once.
@@ -64,6 +81,27 @@ class Source:
             ValueError: for an unknown split or an index out of range.
         """
         raise NotImplementedError
+
+    def encoded(
+        self, split: str, indices: ArrayLike | None = None, *, quality: int | None = None
+    ) -> tf.data.Dataset:
+        """The examples as image files: the originals where they are JPEG or PNG, else new ones.
+
+        Args:
+            split: one of `splits`.
+            indices: as in `examples`.
+            quality: 1 to 100, of new files as JPEG; they are PNG when left out.
+
+        Returns:
+            A finite dataset of dict(encoded string, label, index int64), labels as of `examples`.
+            What `examples` leaves out is missing here too.
+        """
+
+        def encode(example: dict[str, Any]) -> dict[str, Any]:
+            rest = {key: value for key, value in example.items() if key != "image"}
+            return {"encoded": encode_image(example["image"], quality), **rest}
+
+        return parallel(self.examples(split, indices), encode)
 
     def stream(
         self, split: str, *, seed: int, start: int = 0, indices: ArrayLike | None = None
@@ -115,6 +153,31 @@ class Source:
         return chosen.astype(np.int64)
 
 
+def parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """The dataset with a function applied to several elements at a time, in their order."""
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def encode_image(image: tf.Tensor, quality: int | None = None) -> tf.Tensor:
+    """uint8 [height, width, 3] → scalar string, a JPEG of that quality, or a PNG for None."""
+    if quality is None:
+        return tf.io.encode_png(image)
+    return tf.io.encode_jpeg(image, quality=quality)
+
+
+def original_or_new(data: tf.Tensor, image: tf.Tensor, quality: int | None = None) -> tf.Tensor:
+    """An image file as it is when it is a JPEG or PNG, else its pixels encoded anew.
+
+    Args:
+        data: scalar string, the file.
+        image: uint8 [height, width, 3], what is in it.
+        quality: as in `encode_image`.
+    """
+    head = tf.strings.substr(data + b"\0" * 4, 0, 4)
+    keep = (tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff") | (head == b"\x89PNG")
+    return tf.ensure_shape(tf.cond(keep, lambda: data, lambda: encode_image(image, quality)), [])
+
+
 def check_stream(seed: int, start: int) -> None:
     """Refuses a negative seed or start.
 
@@ -129,6 +192,8 @@ def check_stream(seed: int, start: int) -> None:
 
 class IndexedSource(Source):
     """A source that can read any example by its index. Subclasses say how."""
+
+    random_access = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from numpy.typing import ArrayLike
 
+from bit_keras import datasets
 from bit_keras.decoding import decode_bytes
 from bit_keras.sources.base import Source, check_stream
 
@@ -52,8 +53,8 @@ class CatalogSource(Source):
                 f"tfds:{name} must have the features image (Image) and label (ClassLabel). "
                 f"Received: {features}"
             )
+        _prepare(self._builder, name)  # some builders know their classes only then
         super().__init__(f"tfds:{name}", features["label"].names, strict=strict)
-        _prepare(self._builder, name)
         self.splits = {s: info.num_examples for s, info in self._builder.info.splits.items()}
         self._labels: dict[str, np.ndarray] = {}
 
@@ -71,6 +72,13 @@ class CatalogSource(Source):
         """The examples of a split in the order of the files; see `Source.examples`."""
         return _decoded(self._encoded(split, self._chosen(split, indices)))
 
+    def encoded(
+        self, split: str, indices: ArrayLike | None = None, *, quality: int | None = None
+    ) -> tf.data.Dataset:
+        """The image files as TFDS keeps them; see `Source.encoded`."""
+        dataset = self._encoded(split, self._chosen(split, indices))
+        return dataset.map(lambda e: {("encoded" if k == "image" else k): e[k] for k in e})
+
     def stream(
         self, split: str, *, seed: int, start: int = 0, indices: ArrayLike | None = None
     ) -> tf.data.Dataset:
@@ -80,6 +88,8 @@ class CatalogSource(Source):
         count = len(chosen)
         encoded = self._encoded(split, chosen)
         buffer = min(count, max(SHUFFLE_MIN, SHUFFLE_BYTES // self._bytes_per_example(split)))
+        if count < self.splits[split] and count <= buffer:
+            encoded = _held(encoded)  # a few shots: not the whole split again for every epoch
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             # Of this function's graph only: the order must not depend on the program's own seed,
@@ -127,6 +137,14 @@ class CatalogSource(Source):
         )
 
 
+def _held(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same examples, still encoded, from memory."""
+    rows = list(dataset.as_numpy_iterator())
+    return tf.data.Dataset.from_tensor_slices(
+        {key: tf.constant([row[key] for row in rows]) for key in rows[0]}
+    )
+
+
 def _decoded(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(
         lambda example: {**example, "image": decode_bytes(example["image"])},
@@ -136,6 +154,7 @@ def _decoded(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _builder(name: str) -> Any:
+    datasets.register()
     try:
         return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
     except tfds.core.DatasetNotFoundError as error:

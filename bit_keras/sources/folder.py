@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from bit_keras.images import ImageError, SkippedFiles, decode_image
-from bit_keras.sources.base import IndexedSource
+from bit_keras.sources.base import IndexedSource, original_or_new, parallel
+from bit_keras.sources.calls import countable
 from bit_keras.sources.scan import Classes, scan
 from bit_keras.sources.splits import stratified_split
 
@@ -65,16 +69,32 @@ class FolderSource(IndexedSource):
 
     def read_image(self, split: str, index: int) -> np.ndarray:
         """The image of a file, uint8 [height, width, 3]; see `IndexedSource`."""
+        return decode_image(self._read_file(split, index))
+
+    def encoded(
+        self, split: str, indices: ArrayLike | None = None, *, quality: int | None = None
+    ) -> tf.data.Dataset:
+        """The files themselves where they are JPEG or PNG; see `Source.encoded`."""
+        read = countable(lambda index: self._read_file(split, int(index)))
+
+        def with_file(example: dict[str, Any]) -> dict[str, Any]:
+            data = tf.numpy_function(read, [example["index"]], tf.string)
+            data = original_or_new(tf.ensure_shape(data, []), example["image"], quality)
+            return {"encoded": data, "label": example["label"], "index": example["index"]}
+
+        # Decoded before, so that only whole images come so far.
+        return parallel(self.examples(split, indices), with_file)
+
+    def _read_file(self, split: str, index: int) -> bytes:
         path = self._root / self._files[split][index]
         try:
             size = path.stat().st_size
             if size > MAX_FILE_BYTES:
                 limit = MAX_FILE_BYTES / 1e6
                 raise ImageError(f"a file of {size / 1e6:.0f} MB, limit {limit:.0f}")
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from error
-        return decode_image(data)
 
     def example_name(self, split: str, index: int) -> str:
         """The file's path from the data set's folder."""
