@@ -233,7 +233,7 @@ class QuickstartOptions:
     """
 
     output: str = option("runs/quickstart", "The run folder to make; an old one is replaced.")
-    steps: int = option(500, "Number of updates.")
+    steps: int = option(400, "Number of updates.")
     seed: int = option(0, "Seed of the run.")
     progress: bool = option(True, "Show progress bars.")
 
