@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bit_keras.files import replacing
 from bit_keras.runs import RunFolder
@@ -76,6 +77,8 @@ def plot_learning_curve(run: RunFolder, title: str = "") -> Path:
         right.spines["top"].set_visible(False)
     bottom.plot(steps, [r["learning_rate"] for r in losses], color=_MUTED, drawstyle="steps-mid")
     bottom.set_yscale("log")
+    bottom.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))  # no formulas
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("step")
     _plain(bottom)

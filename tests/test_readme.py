@@ -1,0 +1,34 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from bit_keras import cli, list_presets
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", "bit_keras/assets/openclipart-mini/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_local_link_leads_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text("utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+def test_commands_and_flags_in_the_readme_exist():
+    text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^ *(?:Next: +)?bit-keras ([a-z][^#\n`]*)", text, flags=re.M)
+    assert len(lines) >= 6
+    for line in lines:
+        words = line.split()
+        name = " ".join(words[:2]) if " ".join(words[:2]) in cli.COMMANDS else words[0]
+        flags = cli._flag_values(cli.COMMANDS[name].options)
+        for flag in re.findall(r"--([a-z_]+)", line):
+            assert flag in flags, f"{name} --{flag}"
+
+
+def test_the_number_of_presets_is_true():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"all {len(list_presets())} presets" in text
