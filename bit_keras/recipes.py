@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy
+
 from bit_keras.presets import parse_architecture
 from bit_keras.schedules import warmup_staircase
 
@@ -52,21 +54,20 @@ class TransferRule:
     decay_after_boundary: bool = False
     derivation: str = ""
 
-    def learning_rate_at(self, step: Any, xp: Any = None) -> Any:
+    def learning_rate_at(self, step: Any, xp: Any = numpy) -> Any:
         """The learning rate of the update at `step`, counted from 0.
 
         Args:
             step: integer, array or tensor.
-            xp: `keras.ops` for tensors; numpy when left out.
+            xp: the array library that computes; `keras.ops` for tensors.
         """
-        extra = {} if xp is None else {"xp": xp}
         return warmup_staircase(
             step,
             base=self.learning_rate,
             warmup_steps=self.warmup_steps,
             boundaries=self.boundaries,
             after=self.decay_after_boundary,
-            **extra,
+            xp=xp,
         )
 
     def scaled(self, batch_size: int, *, steps: int | None = None) -> TransferRule:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy
+
 from bit_keras.schedules import warmup_staircase
 
 LEARNING_RATE_PER_256 = 0.03
@@ -66,20 +68,19 @@ class PretrainRecipe:
         """After the warm-up: 0.03 × batch / 256."""
         return LEARNING_RATE_PER_256 * self.batch_size / 256
 
-    def learning_rate_at(self, step: Any, xp: Any = None) -> Any:
+    def learning_rate_at(self, step: Any, xp: Any = numpy) -> Any:
         """The learning rate of the update at `step`, counted from 0.
 
         Args:
             step: integer, array or tensor.
-            xp: `keras.ops` for tensors; numpy when left out.
+            xp: the array library that computes; `keras.ops` for tensors.
         """
-        extra = {} if xp is None else {"xp": xp}
         return warmup_staircase(
             step,
             base=self.learning_rate,
             warmup_steps=self.warmup_steps,
             boundaries=self.boundaries,
-            **extra,
+            xp=xp,
         )
 
     def override(self, **changes: Any) -> PretrainRecipe:
