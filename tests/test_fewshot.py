@@ -53,3 +53,28 @@ def test_too_few_examples_name_the_classes(done, tmp_path):
 def test_shots_must_be_positive():
     with pytest.raises(ValueError, match="shots"):
         FewshotOptions(data="npz:x", output="y", shots=(0,))
+
+
+def test_unreadable_images_are_never_drawn(tmp_path):
+    from PIL import Image
+
+    from bit_keras.fewshot import _draw
+    from bit_keras.sources import load_source
+
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(5):
+                Image.effect_noise((16, 16), 50).save(folder / f"{i}.png")
+    broken = [tmp_path / "train" / "a" / f"{i}.png" for i in (0, 2, 3)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    source = load_source(f"folder:{tmp_path}")
+    for seed in range(4):
+        drawn = _draw(2, seed, source, "train")
+        assert sorted(source.labels("train")[drawn]) == [0, 0, 1, 1]
+        assert len(list(source.examples("train", drawn))) == 4
+    with pytest.raises(ValueError, match=r"a \(2\)"):
+        _draw(3, 0, source, "train")
+    assert len(source.skipped) == 3

@@ -145,6 +145,21 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert not list(tmp_path.glob("checkpoints/step*"))
 
 
+def test_a_full_disk_is_told_as_such_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    train(trainer, steps=10)
+
+    def save(checkpoint_number):
+        (tmp_path / "checkpoints" / "step-11_temp").mkdir()
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    monkeypatch.setattr(trainer._manager, "save", save)
+    with pytest.raises(OSError, match="No space left to write .*Free some space"):
+        trainer.save()
+    names = {path.name.partition(".")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"checkpoint", "step-10"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_with_its_number(tmp_path, number):
     trainer = make_trainer(tmp_path)

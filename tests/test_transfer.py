@@ -18,7 +18,7 @@ from bit_keras.data import eval_batches
 from bit_keras.options import FinetuneOptions
 from bit_keras.runs import RunFolder, RunFolderError
 from bit_keras.sources import load_source
-from bit_keras.task import open_task
+from bit_keras.task import open_task, typical_size
 from bit_keras.transfer import finetune
 
 
@@ -111,6 +111,25 @@ def test_mixup_of_zero_is_none(data):
 def test_a_crop_beyond_the_image_is_an_error(data):
     with pytest.raises(ValueError, match=r"crop of 200 .* 160"):
         open_task(FinetuneOptions(data=data, output="unused", crop=200))
+
+
+def test_the_typical_size_is_that_of_all_classes(tmp_path):
+    from PIL import Image
+
+    for name, side, count in (("a", 20, 40), ("b", 120, 90)):
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (side, side)).save(folder / f"{i}.png")
+    source = load_source(f"folder:{tmp_path}")
+    assert typical_size(source, "train") == (120, 120)
+
+
+def test_class_names_that_no_module_can_carry_are_refused_at_once(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((8, 4, 4, 3), np.uint8), labels=np.arange(8) % 2,
+             class_names=np.array(["good", "two\nlines"]))  # fmt: skip
+    with pytest.raises(ValueError, match="not one line"):
+        open_task(FinetuneOptions(data=f"npz:{tmp_path / 'x.npz'}", output="unused"))
 
 
 def test_an_unknown_split_lists_the_splits(data):
