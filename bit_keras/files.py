@@ -75,8 +75,9 @@ def replacing(path: str | PathLike[str], *, folder: bool = False) -> Iterator[Pa
         OSError: whatever the block raises; a full disk is explained.
 
     Example:
-        >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
+        >>> with replacing(Path(tempfile.mkdtemp()) / "numbers.txt") as partial:
         ...     partial.write_text("1 2 3")
+        5
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,8 @@
-import doctest
 import errno
 import os
 
 import pytest
 
-from bit_keras import files
 from bit_keras.files import replacing
 
 
@@ -122,10 +120,3 @@ def test_new_file_has_ordinary_permissions(tmp_path):
     with replacing(tmp_path / "name") as partial:
         partial.touch()
     assert (tmp_path / "name").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_docstring_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(files)
-    assert result.attempted
-    assert not result.failed

@@ -1,12 +1,10 @@
-import doctest
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
 
-from bit_keras import GroupNormalization, StandardizedConv2D, layers
+from bit_keras import GroupNormalization, StandardizedConv2D
 from bit_keras.layers import folded_kernels, standardize_kernel
 
 POLICIES = ["float32", "float64", "mixed_float16", "mixed_bfloat16", "bfloat16"]
@@ -337,9 +335,3 @@ def test_kernels_follow_the_weights_again_after_folding(two_layers):
     for layer in two_layers.layers:
         layer.kernel.assign(random(*layer.kernel.shape, seed=9))
     assert np.abs(two_layers(x) - before).max() > 0.1
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(layers)
-    assert result.attempted
-    assert not result.failed

@@ -1,4 +1,3 @@
-import doctest
 import subprocess
 import sys
 
@@ -6,7 +5,6 @@ import keras
 import pytest
 
 import bit_keras
-from bit_keras import presets
 from bit_keras.layers import StandardizedConv2D
 from bit_keras.presets import PRESETS, Architecture, Preset, get_preset, parse_architecture
 
@@ -182,12 +180,6 @@ def test_groups_are_32_where_that_divides(width, groups):
 
 def test_preset_without_file_has_no_url():
     assert Preset("name", Architecture(26, 1), "data", 2).url is None
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(presets)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_tables_answer_without_tensorflow():

@@ -1,11 +1,10 @@
 import dataclasses
-import doctest
 
 import numpy as np
 import pytest
 from keras import ops
 
-from bit_keras import hyperrule, recipes
+from bit_keras import hyperrule
 
 # examples → steps, warm-up, ÷10 in the paper, ÷10 in the code, MixUp (paper, section 3.3).
 SMALL = (500, 100, (150, 300, 450), (200, 300, 400), None)
@@ -186,9 +185,3 @@ def test_unknown_variant_is_an_error():
 def test_unknown_architecture_is_an_error():
     with pytest.raises(ValueError, match="ResNet50"):
         hyperrule(1, 1, 1, arch="ResNet50")
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(recipes)
-    assert result.attempted
-    assert not result.failed

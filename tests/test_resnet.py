@@ -1,5 +1,3 @@
-import doctest
-
 import golden_recipe as golden
 import keras
 import numpy as np
@@ -7,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import bit_keras
-from bit_keras import ResNetV2, presets, resnet, save_npz
+from bit_keras import ResNetV2, presets, save_npz
 from bit_keras.presets import Architecture, Preset
 
 PYRAMID = ["P2", "P3", "P4", "P5"]
@@ -477,9 +475,3 @@ def test_file_that_is_not_there_is_an_error(preset, tmp_path):
 def test_file_of_another_architecture_is_an_error(file):
     with pytest.raises(ValueError, match="does not fit the model"):
         ResNetV2.from_preset("BiT-XS-R26x0.5", 5, weights=file)
-
-
-def test_docstring_examples_run():
-    result = doctest.testmod(resnet)
-    assert result.attempted
-    assert not result.failed

@@ -1,10 +1,7 @@
-import doctest
-
 import numpy as np
 import pytest
 from keras import ops
 
-from bit_keras import schedules
 from bit_keras.schedules import warmup_staircase
 
 SMALL = {"base": 0.003, "warmup_steps": 100, "boundaries": (150, 300, 450)}
@@ -74,7 +71,3 @@ def test_array_and_scalars_agree():
     np.testing.assert_array_equal(
         warmup_staircase(steps, **SMALL), [warmup_staircase(int(s), **SMALL) for s in steps]
     )
-
-
-def test_docstring_examples_run():
-    assert not doctest.testmod(schedules).failed
