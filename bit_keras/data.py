@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from bit_keras.preprocess import eval_view, mixup, train_view
 from bit_keras.sources import Source
+from bit_keras.sources.base import parallel
 
 
 def train_batches(
@@ -83,7 +84,7 @@ def train_batches(
         return {**batch, "image": image, "label": label}
 
     dataset = source.stream(split, seed=seed, start=start, indices=indices)
-    dataset = _parallel(dataset, view).batch(batch_size, drop_remainder=True)
+    dataset = parallel(dataset, view).batch(batch_size, drop_remainder=True)
     if mixup_alpha:
         dataset = dataset.map(mix)
     return dataset.prefetch(tf.data.AUTOTUNE)
@@ -146,12 +147,8 @@ def eval_batches(
 
         return {key: padded(value) for key, value in batch.items()}
 
-    dataset = _parallel(source.examples(split, indices), view)
+    dataset = parallel(source.examples(split, indices), view)
     return dataset.batch(batch_size).map(fill_up).prefetch(tf.data.AUTOTUNE)
-
-
-def _parallel(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _check_batch(source: Source, batch_size: int, num_classes: int | None) -> None:

@@ -61,7 +61,6 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.confusion = self.path / "confusion.png"
         self.curve = self.path / "learning_curve.png"
-        self.skipped = self.path / "skipped.json"
 
     @contextlib.contextmanager
     def claim(self, config: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[None]:

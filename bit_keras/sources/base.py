@@ -273,7 +273,7 @@ class IndexedSource(Source):
         def without_flag(example: dict[str, Any]) -> dict[str, Any]:
             return {key: value for key, value in example.items() if key != "usable"}
 
-        dataset = dataset.map(add_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = parallel(dataset, add_image)
         return dataset.filter(lambda example: example["usable"]).map(without_flag)
 
     def _loader(self, split: str, candidates: int) -> Callable[[Any], tuple]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bit_keras import datasets
 from bit_keras.decoding import decode_bytes
-from bit_keras.sources.base import Source, check_stream
+from bit_keras.sources.base import Source, check_stream, parallel
 
 SHUFFLE_BYTES = 256 * 2**20  # of encoded images in the shuffle buffer
 SHUFFLE_MIN = 1024  # examples in it at least, whatever they weigh
@@ -146,11 +146,7 @@ def _held(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _decoded(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.map(
-        lambda example: {**example, "image": decode_bytes(example["image"])},
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    return parallel(dataset, lambda example: {**example, "image": decode_bytes(example["image"])})
 
 
 def _builder(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bit_keras.sources.base import IndexedSource
+from bit_keras.sources.base import IndexedSource, parallel
 from bit_keras.sources.splits import stratified_split
 
 TEST_FRACTION = 0.2  # where the file has no split of its own
@@ -71,7 +71,7 @@ class NpzSource(IndexedSource):
                 image = tf.repeat(image, 3, axis=-1)
             return {"image": image, "label": tf.gather(labels, example["index"]), **example}
 
-        return dataset.map(look_up, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return parallel(dataset, look_up)
 
 
 def _load(file: Path) -> dict[str, np.ndarray]:
