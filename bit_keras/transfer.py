@@ -172,7 +172,7 @@ def finetune(options: FinetuneOptions) -> Evaluation:
 
     The folder (`options.output`) holds config.json, metrics.jsonl, checkpoints/, tensorboard/,
     model.npz, model.keras, evaluation.json, confusion.png, learning_curve.png, module/ (for
-    `hub.KerasLayer`) and serving/1/ (for TensorFlow Serving).
+    `hub.KerasLayer`) and serving/1/ (for TensorFlow Serving), and skipped.json if files were.
 
     Raises:
         ValueError: for data, model or settings that do not fit together.
