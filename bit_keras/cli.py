@@ -20,6 +20,8 @@ from typing import Any
 from absl import flags
 
 from bit_keras import options as opt
+from bit_keras.pretrain_options import PretrainOptions
+from bit_keras.report_options import ReportOptions
 from bit_keras.version import __version__
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -69,10 +71,24 @@ def _dedup(options: opt.DedupOptions, _: Sequence[str]) -> None:
     print(summary(options, run(options)))
 
 
+def _pretrain(options: PretrainOptions, _: Sequence[str]) -> None:
+    from bit_keras.pretrain import pretrain
+
+    found = pretrain(options)
+    print("  ".join(f"{name} {100 * share:.1f} %" for name, share in found.items()))
+    print(f"Run folder: {options.output}")
+
+
 def _quickstart(options: opt.QuickstartOptions, _: Sequence[str]) -> None:
     from bit_keras.quickstart import quickstart
 
     quickstart(options)
+
+
+def _report(options: ReportOptions, _: Sequence[str]) -> None:
+    from bit_keras.health_report import report
+
+    print(report(options).text())
 
 
 def _models(options: opt.ModelsOptions, _: Sequence[str]) -> None:
@@ -109,8 +125,10 @@ COMMANDS = {
     "models": Command(opt.ModelsOptions, _models, tensorflow=False),
     "finetune": Command(opt.FinetuneOptions, _finetune),
     "fewshot": Command(opt.FewshotOptions, _fewshot),
+    "pretrain": Command(PretrainOptions, _pretrain),
     "evaluate": Command(opt.EvaluateOptions, _evaluate),
     "predict": Command(opt.PredictOptions, _predict, paths="FILE_OR_FOLDER ..."),
+    "report": Command(ReportOptions, _report, fields=("run",), tensorflow=False),
     "export": Command(opt.ExportOptions, _export),
     "data": Command(opt.DataOptions, _data),
     "data dedup": Command(opt.DedupOptions, _dedup, fields=("upstream", "downstream")),
@@ -163,11 +181,13 @@ def _parse(command: Command, arguments: Sequence[str]) -> tuple[Any, list[str]]:
     rest = rest[len(open_fields) :]
     if rest and not command.paths:
         raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
+    kinds = typing.get_type_hints(command.options)
     for field in dataclasses.fields(command.options):
         if field.metadata.get("required") and not given[field.name]:
             raise UsageError(f"--{field.name} is required: {field.metadata['help']}")
         if isinstance(field.default, tuple):
-            given[field.name] = _integers(field.name, given[field.name])
+            kind = typing.get_args(kinds[field.name])[0]
+            given[field.name] = _numbers(field.name, given[field.name], kind)
     if command.paths and not rest:
         raise UsageError(f"name what to work on: {command.paths}")
     try:
@@ -183,11 +203,12 @@ def _underscored(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
+def _numbers(name: str, texts: Sequence[str], kind: type) -> tuple[Any, ...]:
     try:
-        return tuple(int(text) for text in texts)
+        return tuple(kind(text) for text in texts)
     except ValueError:
-        raise UsageError(f"--{name} takes whole numbers with commas, such as 1,5,10") from None
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"--{name} takes {what} with commas, such as 1,5,10") from None
 
 
 def _summary(command: Command) -> str:

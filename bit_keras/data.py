@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from bit_keras.distribute import Part
+from bit_keras.inception import decode_and_inception_crop, inception_crop
 from bit_keras.preprocess import eval_view, mixup, train_view
 from bit_keras.sources import Source
 from bit_keras.sources.base import parallel
@@ -88,6 +90,103 @@ def train_batches(
     if mixup_alpha:
         dataset = dataset.map(mix)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def pretrain_batches(
+    source: Source,
+    split: str,
+    part: Part,
+    *,
+    size: int,
+    num_classes: int,
+    seed: int,
+    indices: ArrayLike | None = None,
+    flip: bool = True,
+    start: int = 0,
+    service: str = "",
+) -> tf.data.Dataset:
+    """Pre-training batches without end: shuffled, Inception crops, mirrored at random.
+
+    Examples have positions as in `train_batches`. All workers together read positions 0, 1, 2, …
+    of one stream. Where the source has encoded images, decoding and cropping are one step.
+
+    Args:
+        source: the data, with one label an image or several.
+        split: one of `source.splits`.
+        part: which worker this is, and the examples of one batch.
+        size: side of the images in pixels.
+        num_classes: length of the labels, at least `source.num_classes`.
+        seed: 0 or more.
+        indices: [n] int, the examples to train on; all of the split when left out.
+        flip: mirror half of the images.
+        start: the first position to deliver.
+        service: address of a tf.data service that does the work, such as "grpc://HOST:5050". Its
+            workers share the epochs among them: the order is no longer a function of the seed, and
+            positions count what was delivered.
+
+    Returns:
+        An infinite dataset of dict(image float32 [batch, size, size, 3] in [-1, 1],
+        label float32 [batch, num_classes], position int64 [batch]), static shapes.
+
+    Raises:
+        ValueError: for sizes or names that cannot be; with `service`, for a source that is not made
+            of TensorFlow operations only.
+
+    Example:
+        >>> from bit_keras.sources import load_source
+        >>> source = load_source("tfds:clipart")  # doctest: +SKIP
+        >>> batches = pretrain_batches(source, "train", Part(0, 1, 64), size=64,
+        ...                            num_classes=source.num_classes, seed=0)  # doctest: +SKIP
+    """
+    _check_batch(source, part.batch_size, num_classes)
+    if size < 1:
+        raise ValueError(f"`size` must be at least 1. Received: {size}")
+    shard = (0, 1) if service else (part.worker, part.workers)
+    order: dict[str, Any] = {"seed": seed, "start": start, "indices": indices, "shard": shard}
+    dataset = source.encoded_stream(split, **order)
+    if dataset is None and service:
+        raise ValueError(
+            f"A tf.data service cannot read {source.name}. Write it to record shards first: "
+            f"bit-keras data --source={source.name} --output=DIR, then --data=tfrecord:DIR"
+        )
+    if dataset is None:
+        dataset = source.stream(split, **order)
+
+    def view(example: dict[str, Any]) -> dict[str, Any]:
+        augmentation = tf.stack([tf.constant(seed, tf.int64), example["position"]])
+        if "encoded" in example:
+            image = decode_and_inception_crop(example["encoded"], augmentation, size, flip)
+        else:
+            image = inception_crop(example["image"], augmentation, size, flip)
+        label = example["label"]
+        if not source.multi_label:
+            label = tf.one_hot(label, num_classes)
+        else:
+            label = tf.pad(label, [[0, num_classes - source.num_classes]])
+        return {
+            "image": image,
+            "label": tf.ensure_shape(label, [num_classes]),
+            "position": example["position"],
+        }
+
+    dataset = parallel(dataset, view)
+    if service:
+        dataset = _served(dataset, service, start + part.worker, part.workers)
+    return dataset.batch(part.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _served(dataset: tf.data.Dataset, address: str, first: int, step: int) -> tf.data.Dataset:
+    """The elements of a data set as a tf.data service delivers them, with positions by number."""
+    dataset = dataset.apply(
+        tf.data.experimental.service.distribute(
+            processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC,
+            service=address if "://" in address else f"grpc://{address}",
+            job_name="pretrain",  # all workers of a training draw from one job
+        )
+    )
+    return dataset.enumerate().map(
+        lambda number, example: {**example, "position": first + number * step}
+    )
 
 
 def eval_batches(

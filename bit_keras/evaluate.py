@@ -20,7 +20,7 @@ class Predictions:
 
     Attributes:
         index: int64 [N], the example's place in its split.
-        label: int64 [N], the true class.
+        label: int64 [N], the true class; of multi-label data float32 [N, K] of 0 and 1.
         classes: int64 [N, k], classes by falling probability.
         probabilities: float32 [N, k].
     """
@@ -132,4 +132,50 @@ def measure(predictions: Predictions, class_names: Sequence[str]) -> Evaluation:
         balanced=float(np.mean([share for share in shares if share is not None])),
         per_class=dict(zip(class_names, shares, strict=True)),
         confusion=confusion,
+    )
+
+
+@dataclass(frozen=True)
+class MultiLabelEvaluation:
+    """How well a multi-label classifier ranks the classes of each example.
+
+    Attributes:
+        examples: how many were counted.
+        top1: share of examples whose best class is one of theirs, 0…1.
+        top5: share with one of theirs among the best five.
+        label_precision: of an example's n classes, the share among its n best ones; the mean.
+    """
+
+    examples: int
+    top1: float
+    top5: float
+    label_precision: float
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, JSON-ready."""
+        return dict(vars(self))
+
+
+def measure_multi_label(predictions: Predictions) -> MultiLabelEvaluation:
+    """Measures predictions on multi-label data.
+
+    Examples without a label do not count. An example with more labels than there are predicted
+    classes is judged by those that there are.
+
+    Example:
+        >>> hot = np.array([[1, 1, 0], [0, 0, 1]], np.float32)
+        >>> best = np.array([[0, 2], [2, 1]])
+        >>> measure_multi_label(Predictions(np.arange(2), hot, best, best)).label_precision
+        0.75
+    """
+    labelled = predictions.label.sum(1) > 0
+    hot, classes = predictions.label[labelled], predictions.classes[labelled]
+    hits = np.take_along_axis(hot, classes, 1) > 0
+    counts = np.minimum(hot.sum(1).astype(np.int64), classes.shape[1])
+    asked = np.arange(classes.shape[1]) < counts[:, None]
+    return MultiLabelEvaluation(
+        examples=len(hits),
+        top1=float(hits[:, 0].mean()),
+        top5=float(hits[:, :TOP].any(1).mean()),
+        label_precision=float(((hits & asked).sum(1) / counts).mean()),
     )

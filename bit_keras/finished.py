@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bit_keras.evaluate import TOP, Evaluation, Predictor
+from bit_keras.evaluate import TOP, Evaluation, MultiLabelEvaluation, Predictor
 from bit_keras.export import export_module
 from bit_keras.images import ImageError, SkippedFiles, decode_image
 from bit_keras.options import EvaluateOptions, ExportOptions, PredictOptions
@@ -36,16 +36,19 @@ class FinishedRun:
         model: images in [-1, 1] → logits.
         class_names: names of the outputs.
         image_size: side to which images are resized, pixels.
+        multi_label: whether classes are independent of each other, as after a multi-label
+            pre-training: probabilities by sigmoid, not softmax.
     """
 
     folder: RunFolder
     model: ResNetV2
     class_names: list[str]
     image_size: int
+    multi_label: bool = False
 
 
 def open_run(path: str) -> FinishedRun:
-    """Opens the run folder of a finished `bit-keras finetune`.
+    """Opens the run folder of a finished `bit-keras pretrain` or `finetune`.
 
     Raises:
         RunFolderError: when it is none, or its training has not come to its end.
@@ -54,15 +57,20 @@ def open_run(path: str) -> FinishedRun:
     config = folder.read_config()
     if not folder.keras.is_file():
         raise RunFolderError(
-            f"{path} holds no model.keras: its training has not finished (`bit-keras finetune … "
-            "--resume` goes on), or it is a draw of `bit-keras fewshot`, which keeps no model."
+            f"{path} holds no model.keras: its training has not finished (--resume goes on), "
+            "or it is a draw of `bit-keras fewshot`, which keeps no model."
         )
     model = keras.saving.load_model(folder.keras, compile=False)
-    return FinishedRun(folder, model, config["class_names"], config["rule"]["crop"])
+    size = config["rule"]["crop"] if "rule" in config else config["image_size"]
+    return FinishedRun(
+        folder, model, config["class_names"], size, config.get("multi_label", False)
+    )
 
 
-def evaluate_run(options: EvaluateOptions) -> Evaluation:
+def evaluate_run(options: EvaluateOptions) -> Evaluation | MultiLabelEvaluation:
     """Evaluates a run on its own or another data set; writes evaluation.json and confusion.png.
+
+    Of multi-label data there is no confusion to draw.
 
     Raises:
         ValueError: when the data has other classes than the model, or no such split.
@@ -95,8 +103,13 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
     return evaluation
 
 
-def evaluation_text(evaluation: Evaluation) -> str:
-    """Top-1, top-5 and the accuracy of each class as a table."""
+def evaluation_text(evaluation: Evaluation | MultiLabelEvaluation) -> str:
+    """Top-1, top-5 and the accuracy of each class as a table; of several labels the means only."""
+    if isinstance(evaluation, MultiLabelEvaluation):
+        shares = evaluation.as_json()
+        count = shares.pop("examples")
+        told = [f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in shares.items()]
+        return f"{', '.join(told)} of {count:,} images with several labels"
     counts = evaluation.confusion.sum(1)
     rows = [
         (name, count, "–" if share is None else f"{100 * share:.1f}")
@@ -161,7 +174,8 @@ def classify(
         Path and [(class, probability), …] by falling probability.
     """
     skipped = SkippedFiles() if skipped is None else skipped
-    predict = tf.function(lambda images: tf.nn.softmax(run.model(images, training=False)))
+    normalised = tf.nn.sigmoid if run.multi_label else tf.nn.softmax
+    predict = tf.function(lambda images: normalised(run.model(images, training=False)))
 
     def answers(paths: list[Path], views: list[tf.Tensor]) -> Iterator:
         for path, probabilities in zip(paths, predict(tf.stack(views)).numpy(), strict=True):
@@ -219,7 +233,7 @@ def export(options: ExportOptions) -> Path:
     labels = Path(options.labels).read_text("utf-8").splitlines() if options.labels else None
     if Path(options.model).is_dir():
         run = open_run(options.model)
-        model, image_size = run.model, run.image_size
+        model, image_size, multi_label = run.model, run.image_size, run.multi_label
         labels = labels or run.class_names
     elif options.model not in PRESETS:
         raise ValueError(
@@ -229,12 +243,12 @@ def export(options: ExportOptions) -> Path:
     else:
         weights = None if options.weights == "none" else options.weights
         model = ResNetV2.from_preset(options.model, options.num_classes, weights)
-        image_size = options.image_size
+        image_size, multi_label = options.image_size, options.multi_label
     return export_module(
         model,
         options.output,
         kind=options.kind,
         labels=labels,
         image_size=image_size,
-        multi_label=options.multi_label,
+        multi_label=multi_label,
     )

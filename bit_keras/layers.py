@@ -41,18 +41,15 @@ def standardize_kernel(kernel: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable("bit_keras")
-class StandardizedConv2D(keras.layers.Conv2D):
-    """A 2-D convolution whose kernel is standardised before every use.
-
-    The stored kernel stays raw, so weights interchange with the released npz files.
+class FixedPaddingConv2D(keras.layers.Conv2D):
+    """A 2-D convolution that pads as the reference does, whatever the input's size.
 
     Args:
         filters: number of output channels.
         kernel_size: side of the kernel, or (height, width).
         strides: stride along height and width.
-        padding: "fixed" (default) pads (k − 1) // 2 zeros before and k // 2 after, whatever the
-            input's size, as the reference does; Keras' "same" pads differently when strides are
-            above 1. "valid" and "same" are Keras' own.
+        padding: "fixed" (default) pads (k − 1) // 2 zeros before and k // 2 after; Keras' "same"
+            pads differently when strides are above 1. "valid" and "same" are Keras' own.
         use_bias: BiT has none.
         **kwargs: as for `keras.layers.Conv2D`, channels last only.
 
@@ -62,10 +59,10 @@ class StandardizedConv2D(keras.layers.Conv2D):
     Output shape:
         [batch, new height, new width, filters], in the layer's compute dtype.
 
-    Source: Qiao et al. 2019, arXiv 1903.10520; BiT paper, section 3.2.
+    Source: reference code, `models.py`.
 
     Example:
-        >>> StandardizedConv2D(64, 7, strides=2)(keras.ops.ones((1, 224, 224, 3))).shape
+        >>> FixedPaddingConv2D(64, 7, strides=2)(keras.ops.ones((1, 224, 224, 3))).shape
         TensorShape([1, 112, 112, 64])
     """
 
@@ -91,26 +88,17 @@ class StandardizedConv2D(keras.layers.Conv2D):
         )
         if self.data_format != "channels_last":
             raise ValueError(
-                "StandardizedConv2D works on channels last only: leave `data_format` out. "
+                f"{type(self).__name__} works on channels last only: leave `data_format` out. "
                 f"Received: {self.data_format!r}"
             )
         self._fixed = padding == "fixed"
-        self._folded: Any = None  # a standardised kernel, while `folded_kernels` is in force
-
-    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """Adds a weight; the kernel is never cast before its statistics are taken."""
-        if kwargs.get("name") == "kernel":
-            kwargs["autocast"] = False
-        return super().add_weight(*args, **kwargs)
 
     def _pads(self) -> list[tuple[int, int]]:
         spans = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)]
         return [(span // 2, span - span // 2) for span in spans]
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """Convolves `inputs` with the standardised `kernel`."""
-        kernel = standardize_kernel(kernel) if self._folded is None else self._folded
-        kernel = ops.cast(kernel, inputs.dtype)
+        """Convolves `inputs` with `kernel`."""
         padding = self.padding
         if self._fixed and any(self._pads()[0] + self._pads()[1]):
             # "same" is the same thing at stride 1 and odd sizes, and needs no padded copy.
@@ -142,6 +130,54 @@ class StandardizedConv2D(keras.layers.Conv2D):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer again."""
         return {**super().get_config(), "padding": "fixed" if self._fixed else self.padding}
+
+
+@keras.saving.register_keras_serializable("bit_keras")
+class StandardizedConv2D(FixedPaddingConv2D):
+    """A 2-D convolution whose kernel is standardised before every use.
+
+    The stored kernel stays raw, so weights interchange with the released npz files.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: side of the kernel, or (height, width).
+        strides: stride along height and width.
+        padding: "fixed" (default), "valid" or "same", as for `FixedPaddingConv2D`.
+        use_bias: BiT has none.
+        **kwargs: as for `keras.layers.Conv2D`, channels last only.
+
+    Input shape:
+        [batch, height, width, channels], float.
+
+    Output shape:
+        [batch, new height, new width, filters], in the layer's compute dtype.
+
+    Source: Qiao et al. 2019, arXiv 1903.10520; BiT paper, section 3.2.
+
+    Example:
+        >>> StandardizedConv2D(64, 7, strides=2)(keras.ops.ones((1, 224, 224, 3))).shape
+        TensorShape([1, 112, 112, 64])
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._folded: Any = None  # a standardised kernel, while `folded_kernels` is in force
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds a weight; the kernel is never cast before its statistics are taken."""
+        if kwargs.get("name") == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolves `inputs` with the standardised `kernel`."""
+        kernel = standardize_kernel(kernel) if self._folded is None else self._folded
+        return super().convolution_op(inputs, ops.cast(kernel, inputs.dtype))
+
+
+def kernels(model: keras.Model) -> list[Any]:
+    """The raw kernels of the model's convolutions, without the head's."""
+    return [layer.kernel for layer in model.layers if isinstance(layer, FixedPaddingConv2D)]
 
 
 @contextlib.contextmanager

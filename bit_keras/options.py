@@ -61,9 +61,9 @@ class TransferOptions:
     overwrite: bool = option(False, "Delete the run in --output first.")
 
     def __post_init__(self) -> None:
-        _check_numbers(self, 1, "batch_size", "steps", "resize", "crop", "logical_cpus")
-        _check_numbers(self, 1, "steps_per_loop")
-        _check_numbers(self, 0, "learning_rate", "mixup_alpha", "seed")
+        check_numbers(self, 1, "batch_size", "steps", "resize", "crop", "logical_cpus")
+        check_numbers(self, 1, "steps_per_loop")
+        check_numbers(self, 0, "learning_rate", "mixup_alpha", "seed")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other")
         get_preset(self.model)
@@ -72,13 +72,18 @@ class TransferOptions:
         """The options that determine the result, JSON-ready; a resumed run must repeat them."""
         fields = dataclasses.asdict(self)
         settings = {key: value for key, value in fields.items() if key not in _NOT_OF_THE_RESULT}
-        kind, _, path = self.data.partition(":")
-        if kind in ("folder", "npz"):  # so that the run is understood from any working directory
-            settings["data"] = f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
-        return settings
+        return {**settings, "data": absolute_source(self.data)}
 
 
-def _check_numbers(options: Any, least: float, *names: str) -> None:
+def absolute_source(spec: str) -> str:
+    """A data set's name with its path in full, so that it means the same from any folder."""
+    kind, _, path = spec.partition(":")
+    if kind in ("folder", "npz") or (kind == "tfrecord" and "://" not in path):
+        return f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
+    return spec
+
+
+def check_numbers(options: Any, least: float, *names: str) -> None:
     """Refuses options that are not finite or below `least`; None stands for a default."""
     problems = [
         f"{name} must be a number from {least} on, received {value}"
@@ -115,8 +120,8 @@ class FinetuneOptions(TransferOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_numbers(self, 1, "checkpoint_every")
-        _check_numbers(self, 0, "evaluate_every")
+        check_numbers(self, 1, "checkpoint_every")
+        check_numbers(self, 0, "evaluate_every")
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class EvaluateOptions:
     progress: bool = option(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        _check_numbers(self, 1, "batch_size")
+        check_numbers(self, 1, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class PredictOptions:
     strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
 
     def __post_init__(self) -> None:
-        _check_numbers(self, 1, "batch_size", "top")
+        check_numbers(self, 1, "batch_size", "top")
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class ExportOptions:
     multi_label: bool = option(False, "Probabilities by sigmoid, as for BiT-M's 21,843 classes.")
 
     def __post_init__(self) -> None:
-        _check_numbers(self, 1, "num_classes", "image_size")
+        check_numbers(self, 1, "num_classes", "image_size")
 
 
 @dataclass(frozen=True)

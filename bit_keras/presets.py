@@ -134,8 +134,9 @@ class Preset:
         architecture: its depth and width.
         upstream: the data it was pre-trained on.
         num_classes: outputs of the head that the released file holds.
-        filename: the released npz file, or None when there is none.
+        filename: the npz file, or None when there is none.
         unavailable: why there is no file; empty when there is one.
+        bundled: whether the file comes with this package.
     """
 
     name: str
@@ -144,11 +145,12 @@ class Preset:
     num_classes: int
     filename: str | None = None
     unavailable: str = ""
+    bundled: bool = False
 
     @property
     def url(self) -> str | None:
-        """Public address of the released file, or None."""
-        return f"{BASE_URL}/{self.filename}" if self.filename else None
+        """Public address of the released file, or None; a bundled one has no address."""
+        return f"{BASE_URL}/{self.filename}" if self.filename and not self.bundled else None
 
 
 _NEVER_RELEASED = "weights trained on JFT-300M were never released"
@@ -168,8 +170,9 @@ def _zoo() -> dict[str, Preset]:
         tuned = f"{m}-ILSVRC2012"
         rows.append(Preset(tuned, arch, "ImageNet-21k, then ILSVRC-2012", 1000, f"{tuned}.npz"))
         rows.append(Preset(f"BiT-L-{arch}", arch, "JFT-300M", 18_291, None, _NEVER_RELEASED))
+    xs = "BiT-XS-R26x0.5"
     rows.append(
-        Preset("BiT-XS-R26x0.5", Architecture(26, 0.5), "clipart", 136, None, "not pre-trained yet")
+        Preset(xs, Architecture(26, 0.5), "clipart and emoji", 136, f"{xs}.npz", bundled=True)
     )
     order = {"S": 0, "M": 1, "L": 2, "XS": 3}
     rows.sort(key=lambda p: (order[p.name.split("-")[1]], p.name.endswith("ILSVRC2012")))

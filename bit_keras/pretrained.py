@@ -14,6 +14,9 @@ from bit_keras.download import (
 from bit_keras.presets import BASE_URL
 
 
+BUNDLED = Path(__file__).parent / "assets/weights"  # of the models pre-trained here
+
+
 def cache_dir() -> Path:
     """The folder for downloaded weights; it need not exist.
 
@@ -36,8 +39,8 @@ def local_weights(filename: str) -> Path | None:
         filename: such as "BiT-M-R50x1.npz".
 
     Returns:
-        The file in $BIT_KERAS_WEIGHTS (a folder, or the file itself), else the one in the cache,
-        else None.
+        The file in $BIT_KERAS_WEIGHTS (a folder, or the file itself), else the one that comes with
+        the package, else the one in the cache, else None.
 
     Raises:
         WeightsUnavailableError: when BIT_KERAS_WEIGHTS is set to something that does not exist.
@@ -46,7 +49,7 @@ def local_weights(filename: str) -> Path | None:
         >>> local_weights("no-such-file.npz") is None
         True
     """
-    candidates = [cache_dir() / filename]
+    candidates = [BUNDLED / filename, cache_dir() / filename]
     if value := os.environ.get(WEIGHTS_VARIABLE):
         given = Path(value).expanduser()
         if not given.exists():
@@ -66,7 +69,8 @@ def find_weights(filename: str, url: str | None = None) -> Path:
     """Finds a weights file, and downloads it to the cache when it is not on this machine.
 
     Args:
-        filename: such as "BiT-M-R50x1.npz". Looked for in $BIT_KERAS_WEIGHTS, then in the cache.
+        filename: such as "BiT-M-R50x1.npz". Looked for in $BIT_KERAS_WEIGHTS, among those that
+            come with the package, then in the cache.
         url: where to download it; `BASE_URL/filename` when left out.
 
     Returns:

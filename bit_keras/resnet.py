@@ -7,6 +7,7 @@ released npz files with dots: `block1.unit01.a.standardized_conv2d`.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,48 +16,70 @@ import keras
 from keras import layers
 
 from bit_keras import weights as npz
-from bit_keras.layers import GroupNormalization, StandardizedConv2D
+from bit_keras.layers import (
+    NORMALIZATION_EPSILON,
+    FixedPaddingConv2D,
+    GroupNormalization,
+    StandardizedConv2D,
+)
 from bit_keras.presets import BLOCK_STRIDES, Architecture, get_preset
 from bit_keras.pretrained import find_weights
 
 HEAD = "head.conv2d"  # a 1×1 convolution in the reference, a dense layer here
+NORMS = ("gn", "bn", "sync_bn")
+BATCH_NORM_MOMENTUM = 0.9  # of the moving averages; the paper does not say
 
 
-def _root_block(x: Any, filters: int, dtype: Any) -> Any:
+@dataclass(frozen=True)
+class _Layers:
+    """Which layers a network is made of: BiT's own, or those it is compared with."""
+
+    dtype: Any
+    groups: int
+    norm: str
+    weight_standardization: bool
+
+    def conv(self, filters: int, size: int, strides: int, scope: str) -> Any:
+        if self.weight_standardization:
+            kind, name = StandardizedConv2D, "standardized_conv2d"
+        else:
+            kind, name = FixedPaddingConv2D, "conv2d"
+        return kind(filters, size, strides, dtype=self.dtype, name=f"{scope}{name}")
+
+    def norm_relu(self, x: Any, scope: str) -> Any:
+        if self.norm == "gn":
+            norm = GroupNormalization(self.groups, dtype=self.dtype, name=f"{scope}group_norm")
+        else:
+            norm = layers.BatchNormalization(
+                momentum=BATCH_NORM_MOMENTUM,
+                epsilon=NORMALIZATION_EPSILON,
+                synchronized=self.norm == "sync_bn",
+                dtype=self.dtype,
+                name=f"{scope}batch_norm",
+            )
+        return layers.ReLU(dtype=self.dtype, name=f"{scope}relu")(norm(x))
+
+
+def _root_block(x: Any, filters: int, make: _Layers) -> Any:
     """7×7/2 convolution and 3×3/2 max pool; no norm, the first unit has one."""
-    x = StandardizedConv2D(
-        filters, 7, strides=2, dtype=dtype, name="root_block.standardized_conv2d"
-    )(x)
+    x = make.conv(filters, 7, 2, "root_block.")(x)
     # Zeros, not −inf, before the pool: the stem's output is signed, and the reference pads zeros.
-    x = layers.ZeroPadding2D(1, dtype=dtype, name="root_block.pad")(x)
-    return layers.MaxPooling2D(3, strides=2, dtype=dtype, name="root_block.max_pool")(x)
+    x = layers.ZeroPadding2D(1, dtype=make.dtype, name="root_block.pad")(x)
+    return layers.MaxPooling2D(3, strides=2, dtype=make.dtype, name="root_block.max_pool")(x)
 
 
-def _norm_relu(x: Any, groups: int, dtype: Any, scope: str) -> Any:
-    x = GroupNormalization(groups, dtype=dtype, name=f"{scope}group_norm")(x)
-    return layers.ReLU(dtype=dtype, name=f"{scope}relu")(x)
-
-
-def _unit(
-    x: Any, filters: int, stride: int, groups: int, project: bool, dtype: Any, name: str
-) -> Any:
+def _unit(x: Any, filters: int, stride: int, project: bool, make: _Layers, name: str) -> Any:
     """One pre-activation bottleneck: 1×1, 3×3 (with the stride), 1×1 to 4 × `filters`."""
-
-    def conv(x: Any, filters: int, size: int, strides: int, scope: str) -> Any:
-        return StandardizedConv2D(
-            filters, size, strides, dtype=dtype, name=f"{name}.{scope}.standardized_conv2d"
-        )(x)
-
     shortcut = x
-    x = _norm_relu(x, groups, dtype, f"{name}.a.")
+    x = make.norm_relu(x, f"{name}.a.")
     if project:  # fed by the pre-activation, also in block 1, where only the channels change
-        shortcut = conv(x, 4 * filters, 1, stride, "a.proj")
-    x = conv(x, filters, 1, 1, "a")
-    x = _norm_relu(x, groups, dtype, f"{name}.b.")
-    x = conv(x, filters, 3, stride, "b")
-    x = _norm_relu(x, groups, dtype, f"{name}.c.")
-    x = conv(x, 4 * filters, 1, 1, "c")
-    return layers.Add(dtype=dtype, name=name)([x, shortcut])
+        shortcut = make.conv(4 * filters, 1, stride, f"{name}.a.proj.")(x)
+    x = make.conv(filters, 1, 1, f"{name}.a.")(x)
+    x = make.norm_relu(x, f"{name}.b.")
+    x = make.conv(filters, 3, stride, f"{name}.b.")(x)
+    x = make.norm_relu(x, f"{name}.c.")
+    x = make.conv(4 * filters, 1, 1, f"{name}.c.")(x)
+    return layers.Add(dtype=make.dtype, name=name)([x, shortcut])
 
 
 @keras.saving.register_keras_serializable("bit_keras")
@@ -70,6 +93,9 @@ class ResNetV2(keras.Model):
         dtype: dtype or policy of all layers, such as "float64", "mixed_bfloat16"; None for Keras'
             global policy. Pooling and head compute in the policy's variable dtype.
         name: of the model.
+        norm: "gn", BiT's group norm; for comparisons "bn", batch norm, or "sync_bn", batch norm
+            with the statistics of all replicas (paper, tables 4 and 5).
+        weight_standardization: False leaves the kernels as they are.
 
     Input shape:
         [batch, height, width, 3], RGB in [-1, 1]; any height and width.
@@ -99,6 +125,8 @@ class ResNetV2(keras.Model):
         num_classes: int | None = None,
         dtype: Any = None,
         name: str = "resnet",
+        norm: str = "gn",
+        weight_standardization: bool = True,
         **kwargs: Any,
     ) -> None:
         if num_classes is not None and num_classes < 1:
@@ -107,10 +135,12 @@ class ResNetV2(keras.Model):
             )
         architecture = Architecture(depth, width)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        groups = architecture.groups
+        if norm not in NORMS:
+            raise ValueError(f"`norm` must be one of {', '.join(NORMS)}. Received: {norm!r}")
+        make = _Layers(policy, architecture.groups, norm, weight_standardization)
 
         images = keras.Input((None, None, 3), dtype=policy.variable_dtype, name="image")
-        x = _root_block(images, architecture.root_filters, policy)
+        x = _root_block(images, architecture.root_filters, make)
         pyramid = {}
         for block, (units, stride) in enumerate(
             zip(architecture.units, BLOCK_STRIDES, strict=True), 1
@@ -119,9 +149,9 @@ class ResNetV2(keras.Model):
             for unit in range(1, units + 1):
                 first = unit == 1
                 scope = f"block{block}.unit{unit:02d}"
-                x = _unit(x, filters, stride if first else 1, groups, first, policy, scope)
+                x = _unit(x, filters, stride if first else 1, first, make, scope)
             pyramid[f"P{block + 1}"] = x
-        x = _norm_relu(x, groups, policy, "")
+        x = make.norm_relu(x, "")
         # Half precision ends here: pooled features and logits keep the variables' dtype.
         x = layers.GlobalAveragePooling2D(dtype=policy.variable_dtype, name="features")(x)
         if num_classes is not None:
@@ -135,6 +165,7 @@ class ResNetV2(keras.Model):
         self.dtype_policy = policy  # as an argument, a functional model ignores it
         self.architecture = architecture
         self.num_classes = num_classes
+        self.norm, self.weight_standardization = norm, weight_standardization
         self.pyramid_outputs = pyramid
 
     def get_config(self) -> dict[str, Any]:
@@ -145,6 +176,8 @@ class ResNetV2(keras.Model):
             "num_classes": self.num_classes,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
+            "norm": self.norm,
+            "weight_standardization": self.weight_standardization,
             "trainable": self.trainable,
         }
 
@@ -171,8 +204,8 @@ class ResNetV2(keras.Model):
             num_classes: outputs of the head, or None for features. The file's head is loaded when
                 it has just as many; otherwise the head is new, starts from zero, and a line on
                 stderr says so.
-            weights: "pretrained" for the released file (looked for in $BIT_KERAS_WEIGHTS, then in
-                the cache, then downloaded); a path to an npz file; or None for random weights.
+            weights: "pretrained" for the released file (looked for in $BIT_KERAS_WEIGHTS, in the
+                package, in the cache, then downloaded); a path to an npz file; or None for random weights.
             dtype: as for `ResNetV2`.
 
         Raises:

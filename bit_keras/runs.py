@@ -155,7 +155,7 @@ class RunFolder:
         except FileNotFoundError:
             raise RunFolderError(
                 f"{self.path} is not a run folder: it has no config.json. "
-                "Pass the --output of a finished `bit-keras finetune`."
+                "Pass the --output of a `bit-keras pretrain` or `finetune`."
             ) from None
         except json.JSONDecodeError as error:
             raise RunFolderError(f"{self.config} is damaged: {error}.") from error

@@ -51,8 +51,8 @@ class Task:
         }
 
 
-def _splits(source: Source, options: TransferOptions) -> tuple[str, str]:
-    """Names of the splits to train and to evaluate on."""
+def split_names(source: Source, options: Any) -> tuple[str, str]:
+    """Names of the splits to train and to evaluate on, from the options of a training."""
     evaluated = options.eval_split or next(
         (name for name in ("test", "val", "validation") if name in source.splits), ""
     )
@@ -84,7 +84,7 @@ def typical_size(source: Source, split: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _check_class_names(source: Source) -> None:
+def check_class_names(source: Source) -> None:
     """Refuses, before hours of training, names that no module could carry as labels."""
     for name in source.class_names:
         if name.splitlines() != [name] or name != name.encode("utf-8", "replace").decode():
@@ -133,8 +133,13 @@ def open_task(
     """
     if source is None:
         source = load_source(options.data, seed=options.seed, strict=options.strict)
-    _check_class_names(source)
-    train_split, eval_split = _splits(source, options)
+    check_class_names(source)
+    if source.multi_label:
+        raise ValueError(
+            f"Images of {source.name} have several labels, and the HyperRule is for tasks with "
+            "one. Take a data set with one label an image, or pre-train: bit-keras pretrain."
+        )
+    train_split, eval_split = split_names(source, options)
     indices = draw(source, train_split) if draw else None
     count = source.splits[train_split] if indices is None else len(indices)
     height, width = typical_size(source, train_split)

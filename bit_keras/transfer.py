@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bit_keras.data import eval_batches, train_batches
-from bit_keras.distribute import make_strategy, split_cpu
-from bit_keras.evaluate import Evaluation, Predictor, measure
+from bit_keras.distribute import Part, make_strategy, split_cpu
+from bit_keras.evaluate import (
+    Evaluation,
+    MultiLabelEvaluation,
+    Predictor,
+    measure,
+    measure_multi_label,
+)
 from bit_keras.export import export_module
 from bit_keras.files import replacing
 from bit_keras.memory import check_fits, machine_bytes
@@ -30,12 +38,12 @@ LEAST_INTERVAL = 20  # updates between checkpoints, where nothing else is said
 EVALUATION_BATCH = 64  # images at a time; does not change any result
 
 
-def prepare_devices(options: TransferOptions) -> tf.distribute.Strategy:
+def prepare_devices(options: Any) -> tf.distribute.Strategy:
     """Sets devices, seed and precision as the options say, and returns the strategy."""
     if options.logical_cpus:
         split_cpu(options.logical_cpus)
     keras.utils.set_random_seed(options.seed)
-    return make_strategy(options.strategy)
+    return make_strategy(options.strategy, getattr(options, "tpu", ""))
 
 
 def _model(options: TransferOptions, num_classes: int) -> ResNetV2:
@@ -49,15 +57,27 @@ def evaluate_on(
     split: str,
     size: int,
     *,
+    indices: np.ndarray | None = None,
     batch_size: int = EVALUATION_BATCH,
     progress: bool = False,
-) -> Evaluation:
-    """Accuracy of a model on every readable example of a split, resized to `size` × `size`."""
+) -> Evaluation | MultiLabelEvaluation:
+    """Accuracy of a model on every readable example of a split, resized to `size` × `size`.
+
+    Args:
+        predictor: of the model.
+        source: the data; how it is measured depends on whether its examples have several labels.
+        split: one of `source.splits`.
+        size: side of the images in pixels.
+        indices: [n] int, the examples to evaluate on; all of the split when left out.
+        batch_size: examples at a time; does not change the result.
+        progress: show a bar on stderr.
+    """
     replicas = predictor.strategy.num_replicas_in_sync
     batch_size = -(-batch_size // replicas) * replicas
-    batches = eval_batches(source, split, batch_size=batch_size, size=size)
-    found = predictor(batches, progress=progress, total=source.splits[split])
-    return measure(found, source.class_names)
+    batches = eval_batches(source, split, batch_size=batch_size, size=size, indices=indices)
+    total = source.splits[split] if indices is None else len(indices)
+    found = predictor(batches, progress=progress, total=total)
+    return measure_multi_label(found) if source.multi_label else measure(found, source.class_names)
 
 
 def train_task(
@@ -89,11 +109,11 @@ def train_task(
     if options.resume and trainer.restore():
         print(f"Going on from step {trainer.step} of {rule.steps}.", file=sys.stderr)
 
-    def batches(start: int) -> tf.data.Dataset:
+    def batches(start: int, part: Part) -> tf.data.Dataset:
         return train_batches(
             task.source,
             task.train_split,
-            batch_size=rule.batch_size,
+            batch_size=part.batch_size,
             resize=rule.resize,
             crop=rule.crop,
             num_classes=task.source.num_classes,
@@ -118,25 +138,37 @@ def train_task(
         evaluate_every=evaluate_every,
         progress=options.progress,
     )
-    return model, evaluate_on(
+    evaluation = evaluate_on(
         predictor, task.source, task.eval_split, rule.crop, progress=options.progress
     )
+    assert isinstance(evaluation, Evaluation)  # a task's examples have one label each
+    return model, evaluation
 
 
-def write_evaluation(
-    folder: Path, evaluation: Evaluation, task_name: str, split: str, source: Source
-) -> None:
-    """Writes evaluation.json and confusion.png into a folder."""
-    record = {
-        "data": task_name,
+def run_record(data: str, split: str, source: Source) -> dict[str, Any]:
+    """What was evaluated and with which versions, JSON-ready."""
+    return {
+        "data": data,
         "split": split,
-        **evaluation.as_json(),
         "skipped_files": len(source.skipped),
         "bit_keras": __version__,
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+
+
+def write_evaluation(
+    folder: Path,
+    evaluation: Evaluation | MultiLabelEvaluation,
+    task_name: str,
+    split: str,
+    source: Source,
+) -> None:
+    """Writes evaluation.json and, for one label an example, confusion.png into a folder."""
+    record = run_record(task_name, split, source) | evaluation.as_json()
     RunFolder.write_json(folder / "evaluation.json", record)
+    if isinstance(evaluation, MultiLabelEvaluation):
+        return
     title = f"{task_name}, {split}: {evaluation.top1:.1%} of {evaluation.examples}"
     plot_confusion(evaluation.confusion, source.class_names, folder / "confusion.png", title)
 

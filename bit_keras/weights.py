@@ -184,7 +184,17 @@ def load_npz(model: Any, path: str | PathLike[str], skip_head: bool = False) -> 
             variable.assign(value.reshape(variable.shape))
 
 
-def save_npz(model: Any, path: str | PathLike[str]) -> None:
+def _stored_as(value: np.ndarray, dtype: Any, key: str) -> np.ndarray:
+    if dtype is None:
+        return value
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype)
+    if np.isfinite(value).all() and not np.isfinite(stored).all():
+        raise ValueError(f"{key} holds values that {stored.dtype} cannot: take float32.")
+    return stored
+
+
+def save_npz(model: Any, path: str | PathLike[str], dtype: Any = None) -> None:
     """Writes a model's weights in the layout of the released BiT files.
 
     The file appears under its name only when it is whole, and the same weights give the same bytes.
@@ -192,8 +202,11 @@ def save_npz(model: Any, path: str | PathLike[str]) -> None:
     Args:
         model: a `ResNetV2`.
         path: the file to write, by custom ending in `.npz`.
+        dtype: of the arrays in the file, e.g. "float16" for half the size; the variables' own when
+            left out.
 
     Raises:
+        ValueError: when a weight is too large for `dtype`.
         OSError: when the file cannot be written, on a full disk for example; a file that was there
             before is then untouched.
 
@@ -205,6 +218,7 @@ def save_npz(model: Any, path: str | PathLike[str]) -> None:
             value = np.asarray(variable)
             if value.dtype.kind != "f":  # bfloat16, which npz does not know
                 value = value.astype(np.float32)
+            value = _stored_as(value, dtype, key)
             member = zipfile.ZipInfo(f"{key}.npy")  # dated 1980, so that bytes are reproducible
             with archive.open(member, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(

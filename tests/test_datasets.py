@@ -183,7 +183,10 @@ def test_clipart_and_stamps_open_by_name_as_any_other(data_dir):
     assert sum(source.splits.values()) == 79
     example = next(iter(source.examples("validation")))
     assert example["image"].shape[-1] == 3
-    assert source.class_names[int(example["label"])].count("/") == 2
+    assert source.multi_label
+    names = [source.class_names[i] for i in np.flatnonzero(example["label"])]
+    assert [name.count("/") for name in names] == [1, 2]  # a category and a class within it
+    assert names[1].startswith(names[0] + "/")
 
 
 def test_clipart_honours_an_exclusion_list(tmp_path):

@@ -15,7 +15,7 @@ def test_auto_is_one_device_without_gpus():
 
 
 def test_unknown_strategy_lists_the_known_ones():
-    with pytest.raises(ValueError, match="auto, one_device or mirrored"):
+    with pytest.raises(ValueError, match="auto, one_device, mirrored, multi_worker, tpu"):
         make_strategy("horovod")
 
 

@@ -92,6 +92,7 @@ def test_rows_agree_with_their_names(name):
     assert (preset.filename is None) == bool(preset.unavailable)
     if preset.filename:
         assert preset.filename == f"{name}.npz"
+    if preset.filename and not preset.bundled:
         assert preset.url == f"https://storage.googleapis.com/bit_models/{name}.npz"
     else:
         assert preset.url is None

@@ -30,9 +30,17 @@ def test_rate_drops_tenfold_exactly_at_each_decay_epoch(name):
     for boundary in recipe.boundaries:
         before, at = recipe.learning_rate_at(np.array([boundary - 1, boundary]))
         assert at == pytest.approx(before / 10)
+    warm = recipe.warmup_steps
     assert recipe.learning_rate_at(0) == 0
-    assert recipe.learning_rate_at(2500) == pytest.approx(0.24)
-    assert recipe.learning_rate_at(5000) == pytest.approx(0.48)
+    assert recipe.learning_rate_at(warm // 2) == pytest.approx(recipe.learning_rate / 2)
+    assert recipe.learning_rate_at(warm) == pytest.approx(recipe.learning_rate)
+
+
+def test_small_recipe_keeps_the_papers_epochs():
+    small, paper = pretrain_recipe("BiT-XS"), pretrain_recipe("BiT-S")
+    assert (small.epochs, small.decay_epochs) == (paper.epochs, paper.decay_epochs)
+    assert small.learning_rate == pytest.approx(0.12 * 64 / 256)
+    assert (small.weight_decay, small.image_size, small.multi_label) == (1e-3, 64, True)
 
 
 def test_overrides_change_what_follows_from_them():
@@ -57,5 +65,5 @@ def test_impossible_overrides_are_refused(changes, message):
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match="BiT-S, BiT-M, BiT-L"):
+    with pytest.raises(ValueError, match="BiT-S, BiT-M, BiT-L, BiT-XS"):
         pretrain_recipe("BiT-XXL")

@@ -104,7 +104,13 @@ class Source:
         return parallel(self.examples(split, indices), encode)
 
     def stream(
-        self, split: str, *, seed: int, start: int = 0, indices: ArrayLike | None = None
+        self,
+        split: str,
+        *,
+        seed: int,
+        start: int = 0,
+        indices: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """The examples without end, every epoch in another order.
 
@@ -116,6 +122,8 @@ class Source:
             seed: 0 or more.
             start: the first position to deliver.
             indices: [n] int, the examples to use; all of them when left out.
+            shard: (worker, workers): only the positions worker, worker + workers, … are decoded and
+                delivered, from `start` on. All workers together deliver one stream.
 
         Returns:
             An infinite dataset as of `examples`, with position int64 besides: the running number
@@ -125,6 +133,26 @@ class Source:
             ValueError: as `examples`; for a negative seed or start.
         """
         raise NotImplementedError
+
+    def encoded_stream(
+        self,
+        split: str,
+        *,
+        seed: int,
+        start: int = 0,
+        indices: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset | None:
+        """As `stream`, not decoded, for `inception.decode_and_inception_crop`.
+
+        Made of TensorFlow operations only, so that the tf.data service can run it. Nothing is left
+        out: an image that cannot be decoded is an error where it is decoded.
+
+        Returns:
+            An infinite dataset of dict(encoded string, label, index int64, position int64); None
+            where the source has no such thing.
+        """
+        return None
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
@@ -156,6 +184,28 @@ class Source:
 def parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """The dataset with a function applied to several elements at a time, in their order."""
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def of_shard(dataset: tf.data.Dataset, shard: tuple[int, int]) -> tf.data.Dataset:
+    """The elements of a stream whose positions are one worker's."""
+    worker, workers = shard
+    if workers == 1:
+        return dataset
+    return dataset.filter(lambda example: example["position"] % workers == worker)
+
+
+def multi_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """int64 [n] class numbers → float32 [num_classes] of 0 and 1."""
+    hot = tf.ones_like(labels, tf.float32)
+    return tf.tensor_scatter_nd_update(tf.zeros([num_classes]), labels[:, None], hot)
+
+
+def padded_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Lists of class numbers as one table, [examples, most of one] int64, filled up with -1."""
+    lengths = np.array([len(one) for one in labels], np.int64)
+    table = np.full((len(lengths), max(1, int(lengths.max(initial=0)))), -1, np.int64)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = np.concatenate(labels)
+    return table
 
 
 def encode_image(image: tf.Tensor, quality: int | None = None) -> tf.Tensor:
@@ -231,7 +281,13 @@ class IndexedSource(Source):
         return self._decoded(dataset, split, order)
 
     def stream(
-        self, split: str, *, seed: int, start: int = 0, indices: ArrayLike | None = None
+        self,
+        split: str,
+        *,
+        seed: int,
+        start: int = 0,
+        indices: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """The examples without end, a new permutation every epoch; see `Source.stream`."""
         chosen = self._check_indices(split, indices)
@@ -252,7 +308,7 @@ class IndexedSource(Source):
             )
 
         epochs = tf.data.Dataset.range(start // count, tf.int64.max)
-        return self._decoded(epochs.flat_map(one_epoch), split, chosen)
+        return self._decoded(of_shard(epochs.flat_map(one_epoch), shard), split, chosen)
 
     def _decoded(self, dataset: tf.data.Dataset, split: str, chosen: np.ndarray) -> tf.data.Dataset:
         """Adds image and label to a dataset of indices, and leaves out what is broken."""

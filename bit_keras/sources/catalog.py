@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike
 
 from bit_keras import datasets
 from bit_keras.decoding import decode_bytes
-from bit_keras.sources.base import Source, check_stream, parallel
+from bit_keras.sources.base import (
+    Source,
+    check_stream,
+    multi_hot,
+    of_shard,
+    padded_labels,
+    parallel,
+)
 
 SHUFFLE_BYTES = 256 * 2**20  # of encoded images in the shuffle buffer
 SHUFFLE_MIN = 1024  # examples in it at least, whatever they weigh
@@ -24,7 +31,9 @@ NETWORK_SECONDS = 8
 
 
 class CatalogSource(Source):
-    """A data set of TFDS with the features image and label; see `load_source`.
+    """A data set of TFDS with the features image and label or labels; see `load_source`.
+
+    Where there is a feature labels, a sequence of classes, the data is multi-label.
 
     It is looked for in the folder of the environment variable TFDS_DATA_DIR (TFDS' default is
     ~/tensorflow_datasets), and downloaded and prepared when it is not there. There is no random
@@ -37,7 +46,7 @@ class CatalogSource(Source):
         strict: as said, without effect.
 
     Raises:
-        ValueError: for an unknown name, or a data set without image and label.
+        ValueError: for an unknown name, or a data set without image and label or labels.
         ConnectionError: when the data is not there and its host does not answer.
     """
 
@@ -45,28 +54,31 @@ class CatalogSource(Source):
         self._builder = _builder(name)
         features = self._builder.info.features
         found = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-        if not (
-            isinstance(found.get("image"), tfds.features.Image)
-            and isinstance(found.get("label"), tfds.features.ClassLabel)
-        ):
+        classes = _class_feature(found)
+        if classes is None or not isinstance(found.get("image"), tfds.features.Image):
             raise ValueError(
-                f"tfds:{name} must have the features image (Image) and label (ClassLabel). "
-                f"Received: {features}"
+                f"tfds:{name} must have the features image (Image), and label (ClassLabel) or "
+                f"labels (Sequence of ClassLabel). Received: {features}"
             )
         _prepare(self._builder, name)  # some builders know their classes only then
-        super().__init__(f"tfds:{name}", features["label"].names, strict=strict)
+        super().__init__(f"tfds:{name}", classes.names, strict=strict)
+        self.multi_label = "labels" in found
         self.splits = {s: info.num_examples for s, info in self._builder.info.splits.items()}
         self._labels: dict[str, np.ndarray] = {}
 
     def labels(self, split: str) -> np.ndarray:
-        """The labels of a split, [examples] int64; read once, without the images."""
+        """The labels of a split, read once, without the images; see `Source.labels`."""
         self._check_split(split)
         if split not in self._labels:
-            decoders = tfds.decode.PartialDecoding({"label": True})
-            dataset = self._read(split, decoders).map(lambda example: example["label"])
-            batches = [np.asarray(batch) for batch in dataset.batch(4096)]
-            self._labels[split] = np.concatenate(batches).astype(np.int64)
-        return self._labels[split].copy()
+            key = self._label_key
+            dataset = self._read(split, tfds.decode.PartialDecoding({key: True}))
+            found = [example[key] for example in dataset.as_numpy_iterator()]
+            self._labels[split] = padded_labels(found) if self.multi_label else np.array(found)
+        return self._labels[split].astype(np.int64)
+
+    @property
+    def _label_key(self) -> str:
+        return "labels" if self.multi_label else "label"
 
     def examples(self, split: str, indices: ArrayLike | None = None) -> tf.data.Dataset:
         """The examples of a split in the order of the files; see `Source.examples`."""
@@ -77,12 +89,31 @@ class CatalogSource(Source):
     ) -> tf.data.Dataset:
         """The image files as TFDS keeps them; see `Source.encoded`."""
         dataset = self._encoded(split, self._chosen(split, indices))
-        return dataset.map(lambda e: {("encoded" if k == "image" else k): e[k] for k in e})
+        return _renamed(dataset, "image", "encoded")
 
     def stream(
-        self, split: str, *, seed: int, start: int = 0, indices: ArrayLike | None = None
+        self,
+        split: str,
+        *,
+        seed: int,
+        start: int = 0,
+        indices: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """The examples without end, shuffled anew every epoch; see `Source.stream`."""
+        dataset = self.encoded_stream(split, seed=seed, start=start, indices=indices, shard=shard)
+        return _decoded(_renamed(dataset, "encoded", "image"))
+
+    def encoded_stream(
+        self,
+        split: str,
+        *,
+        seed: int,
+        start: int = 0,
+        indices: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """As `stream`, not decoded; see `Source.encoded_stream`."""
         chosen = self._chosen(split, indices)
         check_stream(seed, start)
         count = len(chosen)
@@ -101,7 +132,8 @@ class CatalogSource(Source):
 
         dataset = tf.data.Dataset.range(start // count, tf.int64.max).flat_map(one_epoch)
         dataset = dataset.skip(start % count).enumerate(start)  # skipped before decoding
-        return _decoded(dataset.map(lambda position, example: {**example, "position": position}))
+        dataset = dataset.map(lambda position, example: {**example, "position": position})
+        return of_shard(_renamed(dataset, "image", "encoded"), shard)
 
     def _chosen(self, split: str, indices: ArrayLike | None) -> np.ndarray:
         chosen = self._check_indices(split, indices)
@@ -131,10 +163,21 @@ class CatalogSource(Source):
         return dataset.map(
             lambda index, example: {
                 "image": example["image"],
-                "label": tf.cast(example["label"], tf.int64),
+                "label": self._label(example[self._label_key]),
                 "index": index,
             }
         )
+
+    def _label(self, label: tf.Tensor) -> tf.Tensor:
+        label = tf.cast(label, tf.int64)
+        return multi_hot(label, self.num_classes) if self.multi_label else label
+
+
+def _class_feature(features: dict[str, Any]) -> tfds.features.ClassLabel | None:
+    """The feature that names the classes: labels where there is one, else label."""
+    sequence = features.get("labels")
+    one = getattr(sequence, "feature", None) if sequence is not None else features.get("label")
+    return one if isinstance(one, tfds.features.ClassLabel) else None
 
 
 def _held(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -143,6 +186,10 @@ def _held(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(
         {key: tf.constant([row[key] for row in rows]) for key in rows[0]}
     )
+
+
+def _renamed(dataset: tf.data.Dataset, before: str, after: str) -> tf.data.Dataset:
+    return dataset.map(lambda e: {(after if key == before else key): e[key] for key in e})
 
 
 def _decoded(dataset: tf.data.Dataset) -> tf.data.Dataset:

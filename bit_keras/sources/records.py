@@ -10,7 +10,14 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from bit_keras.images import ImageError, decode_image
-from bit_keras.sources.base import Source, check_stream, original_or_new, parallel
+from bit_keras.sources.base import (
+    Source,
+    check_stream,
+    multi_hot,
+    original_or_new,
+    padded_labels,
+    parallel,
+)
 from bit_keras.sources.calls import countable
 from bit_keras.sources.shards import IMAGE, LABEL, find_shards, read_labels
 from bit_keras.sources.shuffle import Part, ShardShuffle
@@ -63,7 +70,9 @@ class RecordSource(Source):
         if split not in self._labels:
             found = [read_labels(shard.file) for shard in self._shards[split]]
             values, lengths = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            self._labels[split] = _padded(values, lengths) if self.multi_label else values
+            if self.multi_label:
+                values = padded_labels(np.split(values, np.cumsum(lengths)[:-1]))
+            self._labels[split] = values
         return self._labels[split].copy()
 
     def class_counts(self, split: str) -> np.ndarray:
@@ -196,11 +205,7 @@ class RecordSource(Source):
         """dict(record, index) → dict(encoded, label, index)."""
         found = tf.io.parse_single_example(example["record"], _FEATURES)
         labels = found[LABEL]
-        if self.multi_label:
-            hot = tf.ones_like(labels, tf.float32)
-            label = tf.tensor_scatter_nd_update(tf.zeros([self.num_classes]), labels[:, None], hot)
-        else:
-            label = tf.reshape(labels, [])
+        label = multi_hot(labels, self.num_classes) if self.multi_label else tf.reshape(labels, [])
         return {"encoded": found[IMAGE], "label": label, "index": example["index"]}
 
     def _decoded(self, dataset: tf.data.Dataset, split: str, candidates: int) -> tf.data.Dataset:
@@ -232,13 +237,6 @@ class RecordSource(Source):
 
         dataset = parallel(dataset, add_image).filter(lambda example: example["usable"])
         return dataset.map(_without("usable"))
-
-
-def _padded(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[examples, most labels of one] int64, -1 where an example has fewer."""
-    table = np.full((len(lengths), max(1, int(lengths.max()))), -1, np.int64)
-    table[np.arange(table.shape[1]) < lengths[:, None]] = values
-    return table
 
 
 def _without(key: str) -> Any:
