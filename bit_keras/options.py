@@ -234,11 +234,12 @@ class DataOptions:
 class QuickstartOptions:
     """The whole way on embedded images: fine-tune, evaluate, export, load through hub.KerasLayer.
 
+    Beside it the same network learns from scratch, to show what the pre-training is worth.
     It takes a few minutes on two CPU cores and needs no network.
     """
 
     output: str = option("runs/quickstart", "The run folder to make; an old one is replaced.")
-    steps: int = option(400, "Number of updates.")
+    steps: int = option(300, "Number of updates, of each of two trainings.")
     seed: int = option(0, "Seed of the run.")
     progress: bool = option(True, "Show progress bars.")
 

@@ -13,7 +13,6 @@ from bit_keras.download import (
 )
 from bit_keras.presets import BASE_URL
 
-
 BUNDLED = Path(__file__).parent / "assets/weights"  # of the models pre-trained here
 
 

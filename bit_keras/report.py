@@ -63,6 +63,35 @@ def plot_learning_curve(run: RunFolder, title: str = "") -> Path:
 
 
 @rc_context(PLAIN_TEXT)
+def plot_transfer(pretrained: RunFolder, scratch: RunFolder, path: Path, title: str = "") -> Path:
+    """Draws the accuracies of a pre-trained and of an untrained start over the steps.
+
+    Raises:
+        ValueError: when a run has no evaluation yet.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for run, name, color in ((pretrained, "pre-trained", BLUE), (scratch, "from scratch", MUTED)):
+        scores = [(r["step"], 100 * r["top1"]) for r in run.read_metrics() if "top1" in r]
+        if not scores:
+            raise ValueError(f"{run.metrics} has no evaluation: nothing to compare yet.")
+        steps, shares = zip(*scores, strict=True)
+        axes.plot(steps, shares, color=color, marker="o", clip_on=False)
+        axes.annotate(
+            f"{name} {shares[-1]:.1f} %", (steps[-1], shares[-1]), (0, 9),
+            textcoords="offset points", ha="right", color=color,
+        )  # fmt: skip
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    axes.set_ylabel("top-1 accuracy on held-out images, %")
+    axes.set_xlabel("step")
+    plain(axes)
+    figure.suptitle(title or pretrained.path.name, color=INK)
+    save(figure, path)
+    return path
+
+
+@rc_context(PLAIN_TEXT)
 def plot_confusion(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, title: str = ""
 ) -> Path:

@@ -205,7 +205,8 @@ class ResNetV2(keras.Model):
                 it has just as many; otherwise the head is new, starts from zero, and a line on
                 stderr says so.
             weights: "pretrained" for the released file (looked for in $BIT_KERAS_WEIGHTS, in the
-                package, in the cache, then downloaded); a path to an npz file; or None for random weights.
+                package, in the cache, then downloaded); a path to an npz file; or None for random
+                weights.
             dtype: as for `ResNetV2`.
 
         Raises:

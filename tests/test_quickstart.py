@@ -13,7 +13,14 @@ def test_quickstart_goes_all_the_way(tmp_path, capsys):
     evaluation = module.quickstart(options)
     assert evaluation.examples >= 150
     text = capsys.readouterr().out
-    for line in ("hub.KerasLayer   equals", "Serving module   says", "TF-Hub module", "One image"):
+    for line in (
+        "Fine-tuned  ",
+        "From scratch",
+        "hub.KerasLayer   equals",
+        "Serving module   says",
+        "TF-Hub module",
+        "One image",
+    ):
         assert line in text
     again = module.quickstart(options)  # replaces its own earlier run
     assert again.top1 == evaluation.top1
