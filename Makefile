@@ -2,7 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install lint test test-long quickstart clean
+BEAM := .venv-beam/.installed
+
+.PHONY: help install lint test test-long test-beam quickstart clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -25,8 +27,16 @@ test: lint             ## lint, then the default test suite
 test-long: $(INSTALLED)  ## the tests behind the `long` marker
 	$(BIN)/python -m pytest -m long
 
+$(BEAM): pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[beam,dev]'
+	@touch $@
+
+test-beam: $(BEAM)     ## the ImageNet-21k builder on Beam, in an environment of its own
+	.venv-beam/bin/python -m pytest tests/test_datasets_imagenet21k.py
+
 quickstart: $(INSTALLED)  ## fine-tune on embedded images, export, load through hub.KerasLayer
 	@$(BIN)/bit-keras quickstart
 
 clean:           ## remove .venv, runs and caches
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-beam runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

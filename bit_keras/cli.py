@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from bit_keras import options as opt
+from bit_keras.bench_options import BenchOptions
 from bit_keras.pretrain_options import PretrainOptions
 from bit_keras.report_options import ReportOptions
 from bit_keras.version import __version__
@@ -91,6 +92,12 @@ def _report(options: ReportOptions, _: Sequence[str]) -> None:
     print(report(options).text())
 
 
+def _bench(options: BenchOptions, _: Sequence[str]) -> None:
+    from bit_keras.bench import bench
+
+    print(bench(options))
+
+
 def _models(options: opt.ModelsOptions, _: Sequence[str]) -> None:
     from bit_keras.listing import models_table
 
@@ -132,6 +139,7 @@ COMMANDS = {
     "export": Command(opt.ExportOptions, _export),
     "data": Command(opt.DataOptions, _data),
     "data dedup": Command(opt.DedupOptions, _dedup, fields=("upstream", "downstream")),
+    "bench": Command(BenchOptions, _bench, tensorflow=False),
     "quickstart": Command(opt.QuickstartOptions, _quickstart),
 }
 

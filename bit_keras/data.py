@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
@@ -171,17 +173,30 @@ def pretrain_batches(
 
     dataset = parallel(dataset, view)
     if service:
-        dataset = _served(dataset, service, start + part.worker, part.workers)
+        told = (source.name, split, size, num_classes, seed, flip, _fingerprint(indices))
+        dataset = _served(dataset, service, start + part.worker, part.workers, str(told))
     return dataset.batch(part.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _served(dataset: tf.data.Dataset, address: str, first: int, step: int) -> tf.data.Dataset:
-    """The elements of a data set as a tf.data service delivers them, with positions by number."""
+def _fingerprint(indices: ArrayLike | None) -> str:
+    if indices is None:
+        return "all"
+    return hashlib.sha256(np.asarray(indices, np.int64).tobytes()).hexdigest()[:16]
+
+
+def _served(
+    dataset: tf.data.Dataset, address: str, first: int, step: int, what: str
+) -> tf.data.Dataset:
+    """The elements of a data set as a tf.data service delivers them, with positions by number.
+
+    All workers of a training draw from one job of the service, which goes by `what` is read: two
+    trainings that read something else must not get each other's batches.
+    """
     dataset = dataset.apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC,
             service=address if "://" in address else f"grpc://{address}",
-            job_name="pretrain",  # all workers of a training draw from one job
+            job_name=f"pretrain {what}",
         )
     )
     return dataset.enumerate().map(

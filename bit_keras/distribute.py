@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow as tf
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+_TPU_PORT, _TPU_SECONDS = 8470, 10  # where a TPU listens, and how long it may take to answer
 
 
 def _gpus() -> list[str]:
@@ -56,14 +61,28 @@ def _multi_worker() -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+def _check_answers(address: str) -> None:
+    """Connects to a remote TPU's port; TensorFlow itself would wait for minutes.
+
+    Raises:
+        OSError: when nobody listens there.
+    """
+    if address.startswith("grpc://"):
+        url = urlsplit(address)
+        with socket.create_connection((url.hostname, url.port or _TPU_PORT), _TPU_SECONDS):
+            pass
+
+
 def _tpu(name: str) -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        _check_answers(resolver.master())
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).partition("\n")[0]
         raise OSError(
-            f"No TPU {name!r} answers: {error}. On a TPU VM pass --tpu=local; elsewhere the "
+            f"No TPU {name!r} answers: {reason}. On a TPU VM pass --tpu=local; elsewhere the "
             "TPU's name, or its address as grpc://HOST:8470."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
@@ -156,6 +175,10 @@ def distributed(
     return strategy.distribute_datasets_from_function(own_part)
 
 
+class WorkerLostError(OSError):
+    """Another process of the strategy has died, or cannot be reached."""
+
+
 class Workers:
     """The processes of a strategy, of which this is one.
 
@@ -180,6 +203,24 @@ class Workers:
         self.chief = self.index == 0
         self._summed: Any = None
 
+    @contextmanager
+    def losses_told(self) -> Iterator[None]:
+        """Says in plain words what it means when another worker stops answering.
+
+        Raises:
+            WorkerLostError: instead of what TensorFlow raises then.
+        """
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            if self.count == 1:
+                raise
+            found = re.search(r"aborted by: (.+?):?$", str(error), re.MULTILINE)
+            raise WorkerLostError(
+                f"another worker has gone ({found[1] if found else 'no answer'}). Start all "
+                "workers again with --resume: they go on from the last checkpoint."
+            ) from error
+
     def exchange(self, numbers: Sequence[float]) -> np.ndarray:
         """Tells all workers some numbers, and waits for theirs.
 
@@ -192,7 +233,8 @@ class Workers:
             self._summed = tf.function(self._sum)
         rows = np.zeros((self.count, len(numbers)), np.int64)
         rows[self.index] = numbers
-        return self._summed(tf.constant(rows)).numpy()
+        with self.losses_told():
+            return self._summed(tf.constant(rows)).numpy()
 
     def _sum(self, rows: tf.Tensor) -> tf.Tensor:
         local = self._strategy.num_replicas_in_sync // self.count

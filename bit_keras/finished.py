@@ -62,9 +62,7 @@ def open_run(path: str) -> FinishedRun:
         )
     model = keras.saving.load_model(folder.keras, compile=False)
     size = config["rule"]["crop"] if "rule" in config else config["image_size"]
-    return FinishedRun(
-        folder, model, config["class_names"], size, config.get("multi_label", False)
-    )
+    return FinishedRun(folder, model, config["class_names"], size, config.get("multi_label", False))
 
 
 def evaluate_run(options: EvaluateOptions) -> Evaluation | MultiLabelEvaluation:

@@ -226,7 +226,7 @@ def _pretrain(
     trainer.train(
         batches,
         recipe.steps,
-        checkpoint_every=options.checkpoint_every or max(100, -(-recipe.steps // 50)),
+        checkpoint_every=options.checkpoint_every or min(2_000, max(100, -(-recipe.steps // 50))),
         evaluate=scores,
         evaluate_every=-(-recipe.steps // 30) if every is None else every,
         progress=options.progress,

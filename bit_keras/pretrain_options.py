@@ -75,7 +75,7 @@ class PretrainOptions:
     seed: int = option(0, "Seed of the weights, the order of the data and the augmentation.")
     strict: bool = option(False, "Stop at the first unreadable image instead of skipping it.")
     checkpoint_every: int | None = option(
-        None, "Updates between checkpoints; default: 50 a run, at least 100 apart."
+        None, "Updates between checkpoints; default: 50 a run, 100 to 2,000 apart."
     )
     evaluate_every: int | None = option(
         None, "Updates between evaluations, 0 for only the last; default: 30 a run."

@@ -157,6 +157,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: with the step; the last good checkpoint is kept.
             Terminated: on SIGTERM or Ctrl-C of any worker, after the state is saved.
+            WorkerLostError: when another worker has died.
         """
         stops = [steps, checkpoint_every, evaluate_every if evaluate else 0]
         progress = progress and self.workers.chief
@@ -166,7 +167,8 @@ class Trainer:
         writer = self._summary_writer()
         feed = distributed(self.strategy, self.batch_size, partial(batches, self.position))
         iterator = iter(feed)
-        with signals_noted() as signals, bar, writer.as_default():
+        lost = self.workers.losses_told()
+        with lost, signals_noted() as signals, bar, writer.as_default():
             while self.step < steps:
                 begin, started = self.step, time.perf_counter()
                 ahead = min([self.steps_per_loop, *(s - begin % s for s in stops if s)])
@@ -184,6 +186,7 @@ class Trainer:
                 if self.step % checkpoint_every == 0 or self.step == steps or signal:
                     self.save()
                 if signal:
+                    self.workers.exchange([0])  # a worker that exits may end the others: wait
                     raise Terminated(signal, f"Saved at step {self.step}; --resume goes on.")
 
     def _summary_writer(self) -> Any:

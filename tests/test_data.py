@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from bit_keras.data import eval_batches, train_batches
+from bit_keras.data import eval_batches, pretrain_batches, train_batches
+from bit_keras.distribute import Part
 from bit_keras.preprocess import eval_view
 from bit_keras.sources import load_source
 
@@ -157,3 +159,35 @@ def test_impossible_evaluation_settings_are_refused(source):
             eval_batches(source, "train", **{"batch_size": 4, "size": 8, **change})
     with pytest.raises(ValueError, match="'test'"):
         eval_batches(source, "test", batch_size=4, size=8)
+
+
+def positions_and_labels(batches, count):
+    rows = []
+    for batch in batches.take(count):
+        rows += zip(batch["position"].numpy(), batch["label"].numpy().argmax(1), strict=True)
+    return sorted((int(p), int(label)) for p, label in rows)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_together_read_the_stream_of_one(source, workers):
+    readable = [i for i in range(21) if i != 10]
+    settings = {"size": 24, "num_classes": 3, "seed": 3, "indices": readable}
+    whole = pretrain_batches(source, "train", Part(0, 1, 6), **settings)
+    parts = [
+        pretrain_batches(source, "train", Part(w, workers, 6 // workers), **settings)
+        for w in range(workers)
+    ]
+    together = sorted(row for part in parts for row in positions_and_labels(part, 4))
+    assert together == positions_and_labels(whole, 4)
+
+
+def test_pretraining_batches_have_static_shapes_and_ranges(source):
+    batches = pretrain_batches(
+        source, "train", Part(0, 1, 4), size=24, num_classes=source.num_classes, seed=0
+    )
+    assert batches.element_spec["image"].shape == (4, 24, 24, 3)
+    assert batches.element_spec["label"].shape == (4, source.num_classes)
+    batch = next(iter(batches))
+    assert float(tf.reduce_min(batch["image"])) >= -1
+    assert float(tf.reduce_max(batch["image"])) <= 1
+    assert batch["label"].numpy().sum(1).tolist() == [1, 1, 1, 1]

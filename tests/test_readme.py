@@ -6,7 +6,13 @@ import pytest
 from bit_keras import cli, list_presets
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "bit_keras/assets/openclipart-mini/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "examples/cluster/README.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "bit_keras/assets").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -18,10 +24,11 @@ def test_every_local_link_leads_somewhere(page):
             assert (path.parent / target).exists(), target
 
 
-def test_commands_and_flags_in_the_readme_exist():
-    text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", " ")
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_flags_of_a_page_exist(page):
+    text = (ROOT / page).read_text("utf-8").replace("\\\n", " ")
     lines = re.findall(r"^ *(?:Next: +)?bit-keras ([a-z][^#\n`]*)", text, flags=re.M)
-    assert len(lines) >= 6
+    assert len(lines) >= (6 if page == "README.md" else 0)
     for line in lines:
         words = line.split()
         name = " ".join(words[:2]) if " ".join(words[:2]) in cli.COMMANDS else words[0]

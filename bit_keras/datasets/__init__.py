@@ -1,10 +1,10 @@
-"""TFDS builders of this package: `clipart` (upstream) and `stamps` (downstream)."""
+"""TFDS builders of this package: `clipart`, `imagenet21k` (upstream), `stamps` (downstream)."""
 
 from __future__ import annotations
 
 
 def register() -> None:
-    """Makes `tfds.builder("clipart")` and `tfds.builder("stamps")` known to TFDS.
+    """Makes `tfds.builder("clipart")`, "imagenet21k" and "stamps" known to TFDS.
 
     TFDS registers a builder when its module is imported; that imports TensorFlow, so it is not
     done when `bit_keras.datasets` is.
@@ -15,4 +15,4 @@ def register() -> None:
         >>> tfds.builder("stamps", data_dir="/tmp/datasets").name  # doctest: +SKIP
         'stamps'
     """
-    from bit_keras.datasets import clipart, stamps  # noqa: F401
+    from bit_keras.datasets import clipart, imagenet21k, stamps  # noqa: F401
