@@ -21,6 +21,7 @@ from absl import flags
 
 from bit_keras import options as opt
 from bit_keras.bench_options import BenchOptions
+from bit_keras.convert_options import ConvertOptions
 from bit_keras.pretrain_options import PretrainOptions
 from bit_keras.report_options import ReportOptions
 from bit_keras.version import __version__
@@ -58,6 +59,12 @@ def _export(options: opt.ExportOptions, _: Sequence[str]) -> None:
     from bit_keras.finished import export
 
     print(f"Module: {export(options)}")
+
+
+def _convert(options: ConvertOptions, _: Sequence[str]) -> None:
+    from bit_keras.convert import convert
+
+    print(convert(options).text())
 
 
 def _data(options: opt.DataOptions, _: Sequence[str]) -> None:
@@ -137,6 +144,7 @@ COMMANDS = {
     "predict": Command(opt.PredictOptions, _predict, paths="FILE_OR_FOLDER ..."),
     "report": Command(ReportOptions, _report, fields=("run",), tensorflow=False),
     "export": Command(opt.ExportOptions, _export),
+    "convert": Command(ConvertOptions, _convert),
     "data": Command(opt.DataOptions, _data),
     "data dedup": Command(opt.DedupOptions, _dedup, fields=("upstream", "downstream")),
     "bench": Command(BenchOptions, _bench, tensorflow=False),
@@ -152,7 +160,7 @@ def _define(values: flags.FlagValues, name: str, kind: Any, default: Any, text: 
     """Defines the flag for one field of an options class."""
     choices = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
-        flags.DEFINE_enum(name, default, list(choices), text, flag_values=values)
+        flags.DEFINE_enum(name, default or None, list(choices), text, flag_values=values)
     elif typing.get_origin(kind) is tuple:
         as_text = ",".join(map(str, default))
         flags.DEFINE_list(name, as_text, text, flag_values=values)

@@ -221,6 +221,51 @@ def predict_files(options: PredictOptions, paths: Sequence[str]) -> int:
     return count
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A model of a run or of a preset.
+
+    Attributes:
+        model: images in [-1, 1] → logits or features.
+        class_names: names of its outputs, where known.
+        image_size: side of the images that it was trained on or is asked for, pixels.
+        multi_label: whether probabilities are by sigmoid.
+        run: where it comes from, if from a run.
+    """
+
+    model: ResNetV2
+    class_names: list[str] | None
+    image_size: int
+    multi_label: bool
+    run: FinishedRun | None = None
+
+
+def open_trained(
+    name: str, *, weights: str, num_classes: int | None, image_size: int, multi_label: bool
+) -> Trained:
+    """Opens a run folder, or makes the preset of that name.
+
+    Args:
+        name: of either.
+        weights: for a preset: "pretrained", the path of an npz file, or "none".
+        num_classes: for a preset.
+        image_size: for a preset.
+        multi_label: for a preset.
+
+    Raises:
+        ValueError: for a name that is neither.
+    """
+    if Path(name).is_dir():
+        run = open_run(name)
+        return Trained(run.model, run.class_names, run.image_size, run.multi_label, run)
+    if name not in PRESETS:
+        raise ValueError(
+            f"{name!r} is neither a run folder nor a preset. `bit-keras models` lists the presets."
+        )
+    model = ResNetV2.from_preset(name, num_classes, None if weights == "none" else weights)
+    return Trained(model, None, image_size, multi_label)
+
+
 def export(options: ExportOptions) -> Path:
     """Exports a finished run, or a preset, as a module.
 
@@ -229,24 +274,18 @@ def export(options: ExportOptions) -> Path:
         OSError: for a missing file, or a folder that cannot be written.
     """
     labels = Path(options.labels).read_text("utf-8").splitlines() if options.labels else None
-    if Path(options.model).is_dir():
-        run = open_run(options.model)
-        model, image_size, multi_label = run.model, run.image_size, run.multi_label
-        labels = labels or run.class_names
-    elif options.model not in PRESETS:
-        raise ValueError(
-            f"{options.model!r} is neither a run folder nor a preset. `bit-keras models` lists the "
-            "presets."
-        )
-    else:
-        weights = None if options.weights == "none" else options.weights
-        model = ResNetV2.from_preset(options.model, options.num_classes, weights)
-        image_size, multi_label = options.image_size, options.multi_label
+    trained = open_trained(
+        options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        image_size=options.image_size,
+        multi_label=options.multi_label,
+    )
     return export_module(
-        model,
+        trained.model,
         options.output,
         kind=options.kind,
-        labels=labels,
-        image_size=image_size,
-        multi_label=multi_label,
+        labels=labels or trained.class_names,
+        image_size=trained.image_size,
+        multi_label=trained.multi_label,
     )

@@ -44,8 +44,9 @@ def fine_tunable(model: ResNetV2) -> Any:
     for training in (True, False):
         call.get_concrete_function(tf.TensorSpec(_IMAGES.shape, _IMAGES.dtype, "inputs"), training)
     module.variables = [variable.value for variable in model.weights]
-    # A BiT has no weights that are not meant to be trained, such as moving averages.
-    module.trainable_variables = list(module.variables)
+    # All are to be trained but the moving averages of batch norm, which only comparisons have.
+    trained = [v for v in model.weights if not v.name.startswith("moving_")]
+    module.trainable_variables = [variable.value for variable in trained]
     module.regularization_losses = []
     return module
 

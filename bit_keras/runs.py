@@ -170,18 +170,21 @@ class RunFolder:
         """The records of metrics.jsonl; a last line that a kill cut short is left out."""
         if not self.metrics.is_file():
             return
-        for line in self.metrics.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+        with self.metrics.open("r", encoding="utf-8") as stream:
+            for line in stream:  # not all at once: a long run has gigabytes
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
 
     def rewind_metrics(self, step: int) -> None:
         """Drops records after `step`: a resumed run writes them again."""
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
-        if self.metrics.is_file():
-            with replacing(self.metrics) as partial:
-                partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        if not self.metrics.is_file():
+            return
+        with replacing(self.metrics) as partial, partial.open("w", encoding="utf-8") as stream:
+            for record in self.read_metrics():
+                if record["step"] <= step:
+                    stream.write(json.dumps(record) + "\n")
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds records, one JSON object on a line each."""

@@ -55,7 +55,7 @@ def verify(model: ResNetV2, folder: Path, kind: str, image_size: int, multi_labe
         noise = tf.constant(np.random.default_rng(1).normal(0, 1e-6, images.shape), tf.float32)
         disturbed = functools.cache(functools.partial(expect, images + noise))
         for name in sorted(expected):
-            _check_equal(name, case, expected[name], found[name], tolerance, disturbed)
+            check_equal(name, case, expected[name], found[name], tolerance, disturbed)
 
 
 # What was asked, the images in [-1, 1] for the model to answer the same, the module's answers.
@@ -88,7 +88,7 @@ def _largest(values: Any) -> float:
     return float(np.max(np.abs(values), initial=0))
 
 
-def _check_equal(
+def check_equal(
     name: str,
     case: str,
     expected: Any,
@@ -108,7 +108,7 @@ def _check_equal(
             "its weights: a training that diverged leaves such."
         )
     if expected.shape != found.shape:
-        raise ExportError(f"{what}: the module's shape {found.shape} is not {expected.shape}.")
+        raise ExportError(f"{what}: the result's shape {found.shape} is not {expected.shape}.")
     difference = _largest(found - expected)
     limit = tolerance * max(1.0, _largest(expected))
     if not difference <= limit:  # also for NaN

@@ -320,7 +320,7 @@ def test_module_that_differs_is_not_published(small, tmp_path, monkeypatch):
 
 
 def check(expected, found, disturbed=lambda: {"logits": [1.0, 2.001]}):
-    verify._check_equal("logits", "one image", expected, found, 1e-4, disturbed)
+    verify.check_equal("logits", "one image", expected, found, 1e-4, disturbed)
 
 
 @pytest.mark.parametrize(
