@@ -39,4 +39,4 @@ quickstart: $(INSTALLED)  ## fine-tune on embedded images, export, load through 
 	@$(BIN)/bit-keras quickstart
 
 clean:           ## remove .venv, runs and caches
-	rm -rf .venv .venv-beam runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-beam .venv-interop runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

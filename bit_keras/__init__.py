@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from bit_keras.export import export_module as export_module
     from bit_keras.layers import GroupNormalization as GroupNormalization
     from bit_keras.layers import StandardizedConv2D as StandardizedConv2D
+    from bit_keras.loading import load_module as load_module
     from bit_keras.optimizers import TransferSchedule as TransferSchedule
     from bit_keras.presets import list_presets as list_presets
     from bit_keras.recipes import TransferRule as TransferRule
     from bit_keras.recipes import hyperrule as hyperrule
     from bit_keras.resnet import ResNetV2 as ResNetV2
+    from bit_keras.timm_weights import load_timm as load_timm
     from bit_keras.upstream import PretrainRecipe as PretrainRecipe
     from bit_keras.upstream import pretrain_recipe as pretrain_recipe
     from bit_keras.weights import load_npz as load_npz
@@ -45,7 +47,9 @@ _PUBLIC = {
     "export_module": "export",
     "hyperrule": "recipes",
     "list_presets": "presets",
+    "load_module": "loading",
     "load_npz": "weights",
+    "load_timm": "timm_weights",
     "pretrain_recipe": "upstream",
     "save_npz": "weights",
 }
@@ -73,7 +77,7 @@ def __dir__() -> list[str]:
 
 def _register() -> None:
     """Imports the modules whose classes Keras finds in `.keras` files."""
-    for module in ("layers", "resnet", "optimizers"):
+    for module in ("layers", "resnet", "optimizers", "loading"):
         importlib.import_module(f"bit_keras.{module}")
 
 

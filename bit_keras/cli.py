@@ -24,6 +24,7 @@ from bit_keras.bench_options import BenchOptions
 from bit_keras.convert_options import ConvertOptions
 from bit_keras.pretrain_options import PretrainOptions
 from bit_keras.report_options import ReportOptions
+from bit_keras.serve_options import ServeOptions
 from bit_keras.version import __version__
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -65,6 +66,12 @@ def _convert(options: ConvertOptions, _: Sequence[str]) -> None:
     from bit_keras.convert import convert
 
     print(convert(options).text())
+
+
+def _serve(options: ServeOptions, _: Sequence[str]) -> None:
+    from bit_keras.serving.server import serve
+
+    serve(options)
 
 
 def _data(options: opt.DataOptions, _: Sequence[str]) -> None:
@@ -145,6 +152,7 @@ COMMANDS = {
     "report": Command(ReportOptions, _report, fields=("run",), tensorflow=False),
     "export": Command(opt.ExportOptions, _export),
     "convert": Command(ConvertOptions, _convert),
+    "serve": Command(ServeOptions, _serve, fields=("model_dir",)),
     "data": Command(opt.DataOptions, _data),
     "data dedup": Command(opt.DedupOptions, _dedup, fields=("upstream", "downstream")),
     "bench": Command(BenchOptions, _bench, tensorflow=False),

@@ -20,6 +20,8 @@ import tensorflow as tf
 from bit_keras.files import replacing, tensorflow_disk_errors
 from bit_keras.modules import fine_tunable, serving
 from bit_keras.resnet import ResNetV2
+from bit_keras.serving.configs import default_name, write_configs
+from bit_keras.serving.warmup import write_warmup
 from bit_keras.verify import ExportError as ExportError
 from bit_keras.verify import full_float32, verify
 from bit_keras.version import __version__
@@ -29,7 +31,7 @@ METADATA = "bit_keras.json"
 LABELS = "labels.txt"
 
 _SAVED_MODEL = "saved_model.pb"
-_MODULE_FILES = {_SAVED_MODEL, "variables", "assets", "fingerprint.pb", METADATA}
+_MODULE_FILES = {_SAVED_MODEL, "variables", "assets", "assets.extra", "fingerprint.pb", METADATA}
 
 
 def export_module(
@@ -54,7 +56,10 @@ def export_module(
         serving_bytes(image_bytes: string [B])  # JPEG, PNG, GIF, BMP; see `decode_bytes`
 
     and both return, in float32, features [B, 2048 × width] and, when the model has a head, logits
-    and probabilities [B, num_classes].
+    and probabilities [B, num_classes]. It carries TensorFlow Serving's warm-up requests where
+    tensorflow-serving-api is installed; in a folder that is named by a version number, as
+    TensorFlow Serving wants it, models.config and batching.config are written beside it, unless
+    they are there.
 
     Args:
         model: a `ResNetV2`, under any dtype policy.
@@ -100,10 +105,20 @@ def export_module(
         with tensorflow_disk_errors(directory):
             tf.saved_model.save(module, str(partial), signatures=signatures)
         metadata = _metadata(model, kind, labels, image_size, multi_label)
+        if kind == "serving":
+            name = default_name(_base_path(directory))
+            metadata["warmup_requests"] = write_warmup(partial, name, image_size)
         (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
         with full_float32():
             verify(model, partial, kind, image_size, multi_label)
+    if kind == "serving" and directory.name.isdecimal():
+        write_configs(_base_path(directory))
     return directory
+
+
+def _base_path(directory: Path) -> Path:
+    """The folder of versions, for a module in one; else the module's own."""
+    return directory.parent if directory.name.isdecimal() else directory
 
 
 def _check_arguments(model: Any, kind: str, image_size: int) -> None:
