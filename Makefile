@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+USABLE := .venv/.usable
 
 BEAM := .venv-beam/.installed
 
@@ -12,6 +13,12 @@ help:            ## this list
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(USABLE) $@
+
+# What a user installs, without the tools and peers of the tests.
+$(USABLE): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[hub]'
 	@touch $@
 
 install: $(INSTALLED)  ## create .venv and install the package with its development tools
@@ -22,7 +29,7 @@ lint: $(INSTALLED)     ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint             ## lint, then the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-long: $(INSTALLED)  ## the tests behind the `long` marker
 	$(BIN)/python -m pytest -m long
@@ -35,7 +42,7 @@ $(BEAM): pyproject.toml
 test-beam: $(BEAM)     ## the ImageNet-21k builder on Beam, in an environment of its own
 	.venv-beam/bin/python -m pytest tests/test_datasets_imagenet21k.py
 
-quickstart: $(INSTALLED)  ## fine-tune on embedded images, export, load through hub.KerasLayer
+quickstart: $(USABLE)     ## fine-tune on embedded images, export, load through hub.KerasLayer
 	@$(BIN)/bit-keras quickstart
 
 clean:           ## remove .venv, runs and caches

@@ -16,7 +16,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-collect_ignore = ["golden/make_exact.py"]  # needs PyTorch, which our environment never has
+# They need PyTorch, which our environment never has.
+collect_ignore = ["golden/make_exact.py", "interop_torch_peer.py"]
 
 _DEAD_PROXY = "http://127.0.0.1:9"
 
