@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class TfLite:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise missing("LiteRT", error) from error
-        runner = Interpreter(model_path=str(path)).get_signature_runner()
+        interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
+        runner = interpreter.get_signature_runner()
 
         def answer(images: np.ndarray) -> Mapping[str, np.ndarray]:
             rows = [runner(images=image[None]) for image in images]
