@@ -36,7 +36,7 @@ test-long: $(INSTALLED)  ## the tests behind the `long` marker
 
 $(BEAM): pyproject.toml
 	$(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[beam,dev]'
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check -e '.[beam]' pytest
 	@touch $@
 
 test-beam: $(BEAM)     ## the ImageNet-21k builder on Beam, in an environment of its own
