@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK = 1 << 20
+
+
+def sha256_of_stream(stream: BinaryIO) -> str:
+    """The SHA-256 of what is left of an open binary file, hexadecimal."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of(path: str | PathLike[str]) -> str:
+    """The SHA-256 of a local file, hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return sha256_of_stream(stream)
 
 
 @contextlib.contextmanager

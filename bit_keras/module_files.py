@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from bit_keras.download import WeightsUnavailableError, fetch
-from bit_keras.files import replacing
+from bit_keras.files import replacing, sha256_of
 from bit_keras.pretrained import cache_dir
 from bit_keras.unpack import ArchiveError, unpack
 
@@ -118,16 +118,8 @@ def _digest_in(text: str, where: str) -> str:
     return first
 
 
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _check(path: Path, sha256: str, name: str) -> None:
-    found = _sha256_of(path)
+    found = sha256_of(path)
     if found != sha256:
         raise ChecksumError(
             f"{name} has the SHA-256 {found}, not {sha256}: it was damaged or exchanged, and is "
@@ -155,7 +147,7 @@ def _from_path(path: Path, sha256: str | None) -> Found:
     if sha256 is None:
         beside = path.with_name(f"{path.name}.sha256")
         if not beside.is_file():
-            raise _no_checksum(str(path), f"there is no {beside}", _sha256_of(path))
+            raise _no_checksum(str(path), f"there is no {beside}", sha256_of(path))
         sha256 = _digest_in(beside.read_text(), str(beside))
     with _turn(sha256):
         if not _cached(sha256).is_dir():

@@ -14,7 +14,6 @@ from bit_keras.data import pretrain_batches
 from bit_keras.distribute import Part, Workers
 from bit_keras.evaluate import Evaluation, MultiLabelEvaluation, Predictor
 from bit_keras.exclusions import read_exclusions
-from bit_keras.files import replacing
 from bit_keras.health import LossWindows
 from bit_keras.health_report import write_report
 from bit_keras.layers import kernels
@@ -29,9 +28,14 @@ from bit_keras.runs import RunFolder
 from bit_keras.sources import Source, load_source
 from bit_keras.task import check_class_names, split_names
 from bit_keras.trainer import Trainer
-from bit_keras.transfer import evaluate_on, prepare_devices, report_skipped, run_record
+from bit_keras.transfer import (
+    evaluate_on,
+    prepare_devices,
+    report_skipped,
+    run_record,
+    write_weights,
+)
 from bit_keras.upstream import PretrainRecipe
-from bit_keras.weights import save_npz
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -255,10 +259,7 @@ def _write(
     model: ResNetV2,
     found: dict[str, float],
 ) -> None:
-    """The weights first: whatever fails later, the training is not lost."""
-    save_npz(model, run.npz)
-    with replacing(run.keras) as partial:
-        model.save(partial)
+    write_weights(run, model)
     record = run_record(options.data, upstream.eval_split, upstream.source) | found
     RunFolder.write_json(run.evaluation, record)
     write_report(run)

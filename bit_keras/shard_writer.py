@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from bit_keras.files import replacing
+from bit_keras.files import replacing, sha256_of_stream
 from bit_keras.sources import Source
 from bit_keras.sources.shards import IMAGE, LABEL
-
-_CHUNK = 2**20
 
 
 class OpenShard:
@@ -115,8 +112,5 @@ def write_shards(
 
 def sha256_of(path: str) -> str:
     """The checksum of a file, local or gs://, hexadecimal."""
-    digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha256_of_stream(file)

@@ -180,7 +180,7 @@ def report_skipped(source: Source, folder: Path) -> None:
         print(f"{source.skipped.summary()}. All: {folder / 'skipped.json'}", file=sys.stderr)
 
 
-def _write_weights(run: RunFolder, model: ResNetV2) -> None:
+def write_weights(run: RunFolder, model: ResNetV2) -> None:
     """The weights first: whatever fails later, the training is not lost."""
     save_npz(model, run.npz)
     with replacing(run.keras) as partial:
@@ -239,7 +239,7 @@ def _finetune(
         checkpoint_every=options.checkpoint_every or max(LEAST_INTERVAL, -(-steps // 20)),
         evaluate_every=every,
     )
-    _write_weights(run, model)
+    write_weights(run, model)
     write_evaluation(run.path, evaluation, options.data, task.eval_split, task.source)
     plot_learning_curve(run, f"{options.model} on {options.data}")
     _write_modules(options, task, run, model)

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
+from bit_keras.files import sha256_of
+
 _CHUNK = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_archive(folder: Path, path: Path) -> None:

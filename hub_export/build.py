@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bit_keras.files import sha256_of
 from bit_keras.version import __version__
-from hub_export.archive import sha256_of, write_archive, write_checksum
+from hub_export.archive import write_archive, write_checksum
 from hub_export.card import outputs, parameters, render
 from hub_export.catalog import WEIGHTS_LICENCE, Spec, available
 from hub_export.shelf import Place, read_manifest, write_manifest

@@ -54,11 +54,11 @@ class Bench:
 
     def __init__(self, work: Path, weights: str, learning_rate: float = LEARNING_RATE) -> None:
         from benchmarks.transfer.training import Learners
-        from bit_keras.shard_writer import sha256_of
+        from bit_keras.files import sha256_of
 
         self.work, self.weights, self.learning_rate = work, weights, learning_rate
         file = find_weights(f"{MODEL}.npz") if weights == "pretrained" else Path(weights)
-        self.digest = sha256_of(str(file))
+        self.digest = sha256_of(file)
         self._room = tempfile.TemporaryDirectory()  # for checkpoints that nobody reads
         self.learners = Learners(Path(self._room.name))
         self._sources: dict[str, Any] = {}
