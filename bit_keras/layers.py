@@ -7,22 +7,19 @@ expect channels last.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from bit_keras.normalization import group_normalization, statistics_dtype
 
 # Reference code: `models.py` standardises with var + 1e-10. timm and Hugging Face use 1e-8 and
 # big_vision's first version std + 1e-5; only this one reproduces the released models.
 STANDARDIZATION_EPSILON = 1e-10
 # Reference code: `normalization.py`. Keras' own GroupNormalization has 1e-3.
 NORMALIZATION_EPSILON = 1e-5
-
-
-def _statistics_dtype(dtype: Any) -> str:
-    """float64 for float64, else float32: half precision overflows on squares (1e4² > 65504)."""
-    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def standardize_kernel(kernel: Any) -> Any:
@@ -34,7 +31,7 @@ def standardize_kernel(kernel: Any) -> Any:
     Returns:
         (kernel − mean) / sqrt(variance + 1e-10), of the same shape, in at least float32.
     """
-    kernel = ops.cast(kernel, _statistics_dtype(kernel.dtype))
+    kernel = ops.cast(kernel, statistics_dtype(kernel.dtype).name)
     centred = kernel - ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
     variance = ops.mean(ops.square(centred), axis=(0, 1, 2), keepdims=True)
     return centred * ops.rsqrt(variance + STANDARDIZATION_EPSILON)
@@ -161,7 +158,7 @@ class StandardizedConv2D(FixedPaddingConv2D):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._folded: Any = None  # a standardised kernel, while `folded_kernels` is in force
+        self._in_use: Any = None  # a standardised kernel, while `using_kernels` is in force
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """Adds a weight; the kernel is never cast before its statistics are taken."""
@@ -171,8 +168,11 @@ class StandardizedConv2D(FixedPaddingConv2D):
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolves `inputs` with the standardised `kernel`."""
-        kernel = standardize_kernel(kernel) if self._folded is None else self._folded
-        return super().convolution_op(inputs, ops.cast(kernel, inputs.dtype))
+        return super().convolution_op(inputs, ops.cast(self.standardized_kernel(), inputs.dtype))
+
+    def standardized_kernel(self) -> Any:
+        """The kernel that is convolved with: standardised now, or what `using_kernels` gave."""
+        return standardize_kernel(self.kernel) if self._in_use is None else self._in_use
 
 
 def kernels(model: keras.Model) -> list[Any]:
@@ -180,28 +180,38 @@ def kernels(model: keras.Model) -> list[Any]:
     return [layer.kernel for layer in model.layers if isinstance(layer, FixedPaddingConv2D)]
 
 
-@contextlib.contextmanager
-def folded_kernels(model: keras.Model, hold: Callable[[Any], Any]) -> Iterator[list[Any]]:
-    """Within the block, the model's convolutions use kernels standardised once, beforehand.
+def standardized_convolutions(model: keras.Model) -> list[StandardizedConv2D]:
+    """The model's `StandardizedConv2D` layers."""
+    return [layer for layer in model.layers if isinstance(layer, StandardizedConv2D)]
 
-    What is traced in the block has no standardisation in its graph: the same function, faster, but
-    it no longer follows the weights. Used for serving.
+
+@contextlib.contextmanager
+def using_kernels(
+    convolutions: Sequence[StandardizedConv2D], kernels: Sequence[Any]
+) -> Iterator[None]:
+    """Within the block, convolutions use kernels that were standardised beforehand.
+
+    What is traced in the block has no standardisation in its graph. Serving takes constants, which
+    no longer follow the weights; training in parts standardises once for all of them.
 
     Args:
-        model: any Keras model that holds `StandardizedConv2D` layers.
-        hold: makes a tensor to keep of each standardised kernel, `tf.constant` for example.
+        convolutions: of `standardized_convolutions`.
+        kernels: a standardised kernel for each of them.
 
-    Yields:
-        What `hold` returned for each of the layers, in their order.
+    Example:
+        >>> from bit_keras import ResNetV2
+        >>> convolutions = standardized_convolutions(model := ResNetV2(26, 0.5))
+        >>> with using_kernels(convolutions, [c.standardized_kernel() for c in convolutions]):
+        ...     features = model(keras.ops.ones((1, 64, 64, 3)))
     """
-    convolutions = [layer for layer in model.layers if isinstance(layer, StandardizedConv2D)]
+    before = [layer._in_use for layer in convolutions]
     try:
-        for layer in convolutions:
-            layer._folded = hold(standardize_kernel(layer.kernel))
-        yield [layer._folded for layer in convolutions]
+        for layer, kernel in zip(convolutions, kernels, strict=True):
+            layer._in_use = kernel
+        yield
     finally:
-        for layer in convolutions:
-            layer._folded = None
+        for layer, kernel in zip(convolutions, before, strict=True):
+            layer._in_use = kernel
 
 
 @keras.saving.register_keras_serializable("bit_keras")
@@ -256,25 +266,10 @@ class GroupNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises `inputs`."""
-        x = ops.cast(inputs, _statistics_dtype(inputs.dtype))
-        # E[(x − mean)²], not E[x²] − mean², which loses all digits where the mean is large. It
-        # costs no further pass: the centred input is scaled and shifted afterwards.
-        centred = x - self._group_mean(x)
-        variance = self._group_mean(ops.square(centred))
-        scale = ops.rsqrt(variance + self.epsilon) * ops.cast(self.gamma, x.dtype)
-        return ops.cast(centred * scale + ops.cast(self.beta, x.dtype), self.compute_dtype)
-
-    def _group_mean(self, x: Any) -> Any:
-        """Mean over space and each group: [batch, ..., channels] → [batch, 1, ..., channels]."""
-        channels = x.shape[-1]
-        space = tuple(range(1, len(x.shape) - 1))
-        # Over space first: the rest is tiny, and the input is never reshaped.
-        by_channel = ops.reshape(
-            ops.mean(x, axis=space), (-1, self.groups, channels // self.groups)
-        )
-        mean = ops.mean(by_channel, axis=2, keepdims=True)
-        spread = ops.repeat(mean, channels // self.groups, axis=2)
-        return ops.reshape(spread, (-1, *(1 for _ in space), channels))
+        dtype = statistics_dtype(inputs.dtype)
+        gamma, beta = ops.cast(self.gamma, dtype.name), ops.cast(self.beta, dtype.name)
+        normalized = group_normalization(inputs, gamma, beta, self.groups, self.epsilon)
+        return ops.cast(normalized, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Shape of the output: the input's."""

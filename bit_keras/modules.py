@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bit_keras.layers import StandardizedConv2D, folded_kernels
+from bit_keras.layers import standardized_convolutions, using_kernels
 from bit_keras.preprocess import decode_bytes, eval_view, to_model_range
 from bit_keras.resnet import ResNetV2
 
@@ -88,7 +88,8 @@ def serving(model: ResNetV2, image_size: int, multi_label: bool) -> tuple[Any, d
     variables: list[tf.Variable] = []
     hold = _holder(model, variables)
     endpoints = endpoints_of(model)
-    kernels = {id(x.kernel) for x in model.layers if isinstance(x, StandardizedConv2D)}
+    convolutions = standardized_convolutions(model)
+    kernels = {id(layer.kernel) for layer in convolutions}
     frozen = [(w, hold(tf.identity(w.value))) for w in model.weights if id(w) not in kernels]
 
     # One function for both signatures, so that the graph holds everything once.
@@ -110,7 +111,9 @@ def serving(model: ResNetV2, image_size: int, multi_label: bool) -> tuple[Any, d
         )  # fmt: skip
 
     # The kernels in the dtype they are used in: a half-precision module is half as large.
-    with folded_kernels(model, lambda kernel: hold(tf.cast(kernel, model.compute_dtype))):
+    standardized = [layer.standardized_kernel() for layer in convolutions]
+    held = [hold(tf.cast(kernel, model.compute_dtype)) for kernel in standardized]
+    with using_kernels(convolutions, held):
         signatures = {
             "serving_default": serving_default.get_concrete_function(),
             "serving_bytes": serving_bytes.get_concrete_function(),

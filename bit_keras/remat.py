@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bit_keras.layers import standardized_convolutions, using_kernels
+
 _UNIT = re.compile(r"block\d+\.unit\d+")
 
 
@@ -48,7 +50,13 @@ def rematerialised(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _recomputed(part: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    def call(x: Any) -> Any:
-        return part(x, training=True)
+    convolutions = standardized_convolutions(part)
 
-    return tf.recompute_grad(call)
+    @tf.recompute_grad
+    def call(x: Any, *kernels: Any) -> Any:
+        with using_kernels(convolutions, kernels):
+            return part(x, training=True)
+
+    # Standardised kernels go in as arguments: they are not computed again, and those that an update
+    # has standardised for all its parts get their gradient.
+    return lambda x: call(x, *(layer.standardized_kernel() for layer in convolutions))

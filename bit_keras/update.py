@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bit_keras.layers import standardized_convolutions, using_kernels
 from bit_keras.losses import softmax_loss
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Share = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
 
 
 class Update:
@@ -71,34 +73,68 @@ class Update:
         self, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The replica's share of the loss, and its (perhaps scaled) gradients."""
+        variables = self.model.trainable_variables
         if self.microbatches == 1:
-            return self._share(images, labels)
+            return self._share(images, labels, variables)
+        # Kernels are standardised once for all parts. What is summed over the parts is therefore
+        # the standardised kernels' gradient, which is taken through the standardisation afterwards.
+        place = {id(variable): i for i, variable in enumerate(variables)}
+        convolutions = [
+            layer for layer in standardized_convolutions(self.model) if id(layer.kernel) in place
+        ]
+        with tf.GradientTape() as tape:
+            kernels = [layer.standardized_kernel() for layer in convolutions]
+        places = [place[id(layer.kernel)] for layer in convolutions]
+
+        def share(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            sources = list(variables)
+            for i, kernel in zip(places, kernels, strict=True):
+                sources[i] = tf.identity(kernel)
+            with using_kernels(convolutions, [sources[i] for i in places]):
+                return self._share(images, labels, sources)
+
+        total, sums = self._in_parts(share, images, labels)
+        through = tape.gradient(
+            kernels, [variables[i] for i in places], output_gradients=[sums[i] for i in places]
+        )
+        for i, gradient in zip(places, through, strict=True):
+            sums[i] = gradient
+        return total, sums
+
+    def _in_parts(
+        self, share: Share, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Sums of what `share` returns for the micro-batches, one after the other."""
         parts = [
             tf.reshape(x, [self.microbatches, x.shape[0] // self.microbatches, *x.shape[1:]])
             for x in (images, labels)
         ]
 
-        def add(i: tf.Tensor, share: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
-            more, gradients = self._share(parts[0][i], parts[1][i])
+        def add(i: tf.Tensor, total: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+            more, gradients = share(parts[0][i], parts[1][i])
             sums = [a + b for a, b in zip(sums, gradients, strict=True)]
-            return i + 1, share + tf.cast(more, tf.float32), sums
+            return i + 1, total + tf.cast(more, tf.float32), sums
 
         zeros = [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables]
-        _, share, sums = tf.while_loop(
+        _, total, sums = tf.while_loop(
             lambda i, *_: i < self.microbatches,
             add,
             (0, tf.zeros([], tf.float32), zeros),
             parallel_iterations=1,
             maximum_iterations=self.microbatches,
         )
-        return share, sums
+        return total, sums
 
-    def _share(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _share(
+        self, images: tf.Tensor, labels: tf.Tensor, sources: list[Any]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The share of the loss of some images, and its gradients to variables and tensors."""
         with tf.GradientTape() as tape:
+            tape.watch([s for s in sources if not isinstance(s, keras.Variable)])
             losses = self.loss(labels, self.forward(images))
             share = tf.reduce_sum(losses) / self.batch_size
             scaled = self.optimizer.scale_loss(share)  # as it is, but for float16
-        return share, tape.gradient(scaled, self.model.trainable_variables)
+        return share, tape.gradient(scaled, sources)
 
     def _unscaled_norm(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         return _norm(gradients) / tf.cast(self.optimizer.scale_loss(1.0), tf.float32)

@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from bit_keras import GroupNormalization, StandardizedConv2D
-from bit_keras.layers import folded_kernels, standardize_kernel
+from bit_keras.layers import standardize_kernel, standardized_convolutions, using_kernels
 
 POLICIES = ["float32", "float64", "mixed_float16", "mixed_bfloat16", "bfloat16"]
 # Layer, arguments, shape of an input. Both layers must pass every conformance test below.
@@ -304,33 +306,41 @@ def two_layers():
     )
 
 
-def test_folded_kernels_compute_the_same(two_layers):
+def folded(model):
+    convolutions = standardized_convolutions(model)
+    return using_kernels(
+        convolutions, [tf.constant(layer.standardized_kernel()) for layer in convolutions]
+    )
+
+
+def test_kernels_in_use_compute_the_same(two_layers):
     x = random(2, 6, 6, 3)
     expected = two_layers(x)
-    with folded_kernels(two_layers, tf.constant) as kernels:
-        assert [tuple(kernel.shape) for kernel in kernels] == [(3, 3, 3, 8), (3, 3, 8, 4)]
+    with folded(two_layers):
         np.testing.assert_allclose(two_layers(x), expected, atol=1e-5)
 
 
-def test_folded_kernels_are_traced_without_standardization(two_layers):
-    def operations(folded):
+def test_kernels_in_use_are_what_is_convolved_with(two_layers):
+    zeros = [tf.zeros((3, 3, 3, 8)), tf.zeros((3, 3, 8, 4))]
+    with using_kernels(standardized_convolutions(two_layers), zeros):
+        assert not np.any(two_layers(random(2, 6, 6, 3)))
+
+
+def test_kernels_in_use_are_traced_without_standardization(two_layers):
+    def operations(manager):
         function = tf.function(lambda x: two_layers(x))
-        spec = tf.TensorSpec((1, 6, 6, 3))
-        if not folded:
-            graph = function.get_concrete_function(spec).graph
-        else:
-            with folded_kernels(two_layers, tf.constant):
-                graph = function.get_concrete_function(spec).graph
+        with manager:
+            graph = function.get_concrete_function(tf.TensorSpec((1, 6, 6, 3))).graph
         return {operation.type for operation in graph.get_operations()}
 
-    assert "Rsqrt" in operations(folded=False)
-    assert not {"Rsqrt", "ReadVariableOp"} & operations(folded=True)
+    assert "Rsqrt" in operations(contextlib.nullcontext())
+    assert not {"Rsqrt", "ReadVariableOp"} & operations(folded(two_layers))
 
 
 def test_kernels_follow_the_weights_again_after_folding(two_layers):
     x = random(2, 6, 6, 3)
     before = two_layers(x)
-    with pytest.raises(RuntimeError), folded_kernels(two_layers, tf.constant):
+    with pytest.raises(RuntimeError), folded(two_layers):
         raise RuntimeError
     for layer in two_layers.layers:
         layer.kernel.assign(random(*layer.kernel.shape, seed=9))
