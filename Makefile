@@ -5,7 +5,7 @@ USABLE := .venv/.usable
 
 BEAM := .venv-beam/.installed
 
-.PHONY: help install lint test test-long test-beam quickstart clean
+.PHONY: help install lint test test-long test-beam quickstart bench bench-quick clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -44,6 +44,12 @@ test-beam: $(BEAM)     ## the ImageNet-21k builder on Beam, in an environment of
 
 quickstart: $(USABLE)     ## fine-tune on embedded images, export, load through hub.KerasLayer
 	@$(BIN)/bit-keras quickstart
+
+bench: $(INSTALLED)    ## speed and memory beside every peer, into docs/benchmarks.md; half an hour
+	$(BIN)/python -m benchmarks.speed
+
+bench-quick: $(INSTALLED)  ## the same on small networks in five minutes, into runs/speed-quick
+	$(BIN)/python -m benchmarks.speed --quick
 
 clean:           ## remove .venv, runs and caches
 	rm -rf .venv .venv-beam .venv-interop runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

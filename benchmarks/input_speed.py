@@ -9,7 +9,6 @@ machine slows both; what counts is their ratio.
 
 from __future__ import annotations
 
-import io
 import statistics
 import tempfile
 import time
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from benchmarks.speed.photographs import HEIGHT, WIDTH, photograph
 from bit_keras import ResNetV2
 from bit_keras.data import pretrain_batches
 from bit_keras.distribute import Part
@@ -28,21 +27,6 @@ from bit_keras.text import table
 from bit_keras.update import Update
 
 IMAGES, CLASSES, SIZE, BATCH, ROUNDS = 256, 10, 224, 8, 5
-WIDTH, HEIGHT = 500, 375
-
-
-def photograph(rng: np.random.Generator) -> bytes:
-    """A JPEG file with detail at every scale, as photographs have: noise of spectrum 1/f."""
-    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.fftfreq(WIDTH)) + 1 / WIDTH
-    planes = []
-    for _ in range(3):
-        noise = np.fft.fft2(rng.standard_normal((HEIGHT, WIDTH)))
-        plane = np.fft.ifft2(noise / frequency).real
-        planes.append(128 + 45 * plane / plane.std())
-    pixels = np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def write_shards(folder: Path, seed: int = 0) -> float:

@@ -32,9 +32,17 @@ def standardize_kernel(kernel: Any) -> Any:
         (kernel − mean) / sqrt(variance + 1e-10), of the same shape, in at least float32.
     """
     kernel = ops.cast(kernel, statistics_dtype(kernel.dtype).name)
-    centred = kernel - ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
-    variance = ops.mean(ops.square(centred), axis=(0, 1, 2), keepdims=True)
-    return centred * ops.rsqrt(variance + STANDARDIZATION_EPSILON)
+    filters = kernel.shape[-1]
+    # Group normalisation with a group for every filter of a single "image", neither scaled nor
+    # shifted: the same few passes, and a gradient that keeps the raw kernel only.
+    standardized = group_normalization(
+        ops.reshape(kernel, (1, -1, filters)),
+        ops.ones(filters, kernel.dtype),
+        ops.zeros(filters, kernel.dtype),
+        filters,
+        STANDARDIZATION_EPSILON,
+    )
+    return ops.reshape(standardized, kernel.shape)
 
 
 @keras.saving.register_keras_serializable("bit_keras")

@@ -104,8 +104,8 @@ def group_normalization(
 ) -> tf.Tensor:
     """Normalises each group of channels of each image, then scales and shifts each channel.
 
-    The forward pass reads the inputs three times and writes twice, and the gradient needs nothing
-    of their size but the inputs.
+    The forward pass reads five tensors of the inputs' size and writes three, and the gradient keeps
+    nothing of that size but the inputs.
 
     Args:
         inputs: [B, ..., C], float.

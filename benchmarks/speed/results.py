@@ -59,6 +59,23 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Lines to draw.
+
+    Attributes:
+        title: of the picture.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+        series: (name, xs, ys), all numbers finite.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]]
+
+
+@dataclass(frozen=True)
 class Part:
     """One part of the benchmark.
 
@@ -66,7 +83,7 @@ class Part:
         name: of its file.
         title: its heading.
         method: what was done, a paragraph.
-        tables, bars, targets: what was found.
+        tables, bars, targets, curves: what was found.
         versions: of the libraries that took part.
     """
 
@@ -77,6 +94,7 @@ class Part:
     bars: list[Bars] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    curves: list[Curves] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Writes FOLDER/NAME.json."""
@@ -87,8 +105,9 @@ class Part:
     def read(cls, path: Path) -> Part:
         """What `write` wrote."""
         data = json.loads(path.read_text())
-        for name, kind in (("tables", Table), ("bars", Bars), ("targets", Target)):
-            data[name] = [kind(**entry) for entry in data[name]]
+        kinds = {"tables": Table, "bars": Bars, "targets": Target, "curves": Curves}
+        for name, kind in kinds.items():
+            data[name] = [kind(**entry) for entry in data.get(name, ())]
         return cls(**data)
 
 
