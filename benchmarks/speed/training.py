@@ -188,22 +188,11 @@ def targets(measured: dict[int, list[Measured]]) -> list[Target]:
     return found
 
 
-def _measured(processes: Sequence[Process], size: Size) -> dict[int, list[Measured]]:
-    found = {}
-    for batch in size.batches:
-        taking_part = [
-            p
-            for p in processes
-            # Compiling for a second size takes minutes and shows the same.
-            if batch == size.batches[0] or p.contestant.name != TIMM_COMPILED
-        ]
-        print(f"training: {size}, batch {batch}", file=sys.stderr)
-        for process in taking_part:
-            process.ask("losses", batch=batch, count=1)
-        found[batch] = by_turns(
-            taking_part, "steps", size.rounds, batch=batch, seconds=size.seconds
-        )
-    return found
+def _times(processes: Sequence[Process], size: Size, batch: int) -> list[Measured]:
+    print(f"training: {size}, batch {batch}", file=sys.stderr)
+    for process in processes:
+        process.ask("losses", batch=batch, count=1)
+    return by_turns(processes, "steps", size.rounds, batch=batch, seconds=size.seconds)
 
 
 def measure(quick: bool) -> Part:
@@ -219,12 +208,20 @@ def measure(quick: bool) -> Part:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         inputs = write_inputs(size, folder)
-        with started(_contestants(inputs, quick)) as processes:
+        contestants = _contestants(inputs, quick)
+        first, *others = size.batches
+        versions: dict[str, str] = {}
+        with started(contestants) as processes:
             notes = agreement(processes, size, folder)
-            measured = _measured(processes, size)
-            versions: dict[str, str] = {}
+            measured = {first: _times(processes, size, first)}
             for process in processes:
                 versions |= process.about["versions"]
+        # With more images only those of the targets: all at once would need 20 GB of memory, and
+        # compiling for a second size takes minutes.
+        of_targets = [c for c in contestants if c.name in (OURS, OURS_BF16, TIMM)]
+        for batch in others:
+            with started(of_targets) as processes:
+                measured[batch] = _times(processes, size, batch)
     return Part(
         "training",
         "Training step",
