@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.speed.machine import Machine
 from benchmarks.speed.pictures import draw_bars, draw_curves
+from benchmarks.speed.reasons import reason
 from benchmarks.speed.results import Bars, Curves, Part, Table, Target
 from benchmarks.speed.run import Run
 from bit_keras.files import replacing
@@ -136,10 +137,7 @@ def _pictures(part: Part) -> list[tuple[str, Callable[[Any, Path], None], Bars |
 
 
 def _why(missed: Sequence[Target], profile: Part | None) -> list[str]:
-    blocks = [
-        f"**{t.number}. {t.asked}** — found {t.found}.\n\n{t.why or 'Not explained yet.'}"
-        for t in missed
-    ]
+    blocks = [f"**{t.number}. {t.asked}** — found {t.found}.\n\n{reason(t)}" for t in missed]
     return [*blocks, "The profiles that this refers to:"] if profile else blocks
 
 
