@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# PyTorch's peers. PyPI's torchvision, which timm imports, is built for another PyTorch than the one
+# for the CPU, hence the exact version here and the operators that `torch_only` declares.
+TORCH = ("torch==2.13.0", "timm>=1.0.20", "transformers>=4.57", "safetensors", "numpy")
 HOME = Path(os.environ.get("BIT_KERAS_INTEROP_VENVS") or REPOSITORY / ".venv-interop")
 
 

@@ -21,11 +21,12 @@ EFFICIENCY = 0.5
 # norm's statistics, read and written by norm and ReLU, read by the next convolution. Backward:
 # twice that.
 FORWARD_PASSES, BACKWARD_PASSES = 5, 10
-# The same for an element of a kernel. Forward: standardising reads it three times and writes it,
-# the convolution reads it. Backward: the convolution reads it and writes its gradient, which
-# standardising reads twice with the kernel and writes. Update: weight, gradient and momentum are
-# read, weight and momentum written, both norms of the records read one. Micro-batches add to a sum.
-KERNEL_FORWARD, KERNEL_BACKWARD, KERNEL_UPDATE, KERNEL_SUM = 5, 7, 7, 3
+# The same for an element of a kernel. Once an update, whatever the micro-batches: standardising
+# reads it three times and writes it, and later reads its gradient twice with the kernel and writes;
+# weight, gradient and momentum are read, weight and momentum written, both norms of the records
+# read one. In every micro-batch: convolutions read it forward, read it backward and write its
+# gradient, which is added to a sum when there are several.
+KERNEL_UPDATE, KERNEL_FORWARD, KERNEL_BACKWARD, KERNEL_SUM = 9 + 7, 1, 2, 3
 USABLE_MEMORY = 0.9  # the rest is the runtime's
 
 

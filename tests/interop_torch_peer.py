@@ -13,31 +13,19 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-# timm imports torchvision, uses nothing of it here, and PyPI's, built for CUDA, cannot be imported
-# beside a PyTorch for the CPU unless these operators are known.
-_OPERATORS = torch.library.Library("torchvision", "DEF")
-if torch.version.cuda is None:
-    for _name in ("nms", "qnms"):
-        _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.speed.torch_only import resnet  # first: it makes torchvision importable
 
-import timm  # noqa: E402
-from transformers import BitConfig, BitForImageClassification  # noqa: E402
+# isort: split
+from transformers import BitConfig, BitForImageClassification
 
-
-def hugging_face_name(name):
-    """The name in transformers of a weight of timm's, as transformers' own conversion has it."""
-    name = name.replace("stem.conv", "bit.embedder.convolution")
-    name = name.replace("blocks", "layers").replace("head.fc", "classifier.1")
-    if name.startswith("norm"):
-        name = f"bit.{name}"
-    return name if "bit" in name or "classifier" in name else f"bit.encoder.{name}"
+from benchmarks.speed.torch_inference import hugging_face_name
 
 
 def main(weights, images, out):
     images = torch.from_numpy(np.load(images).transpose(0, 3, 1, 2).copy())
     classes = np.load(weights)["resnet/head/conv2d/bias"].shape[0]
-    model = timm.create_model("resnetv2_50x1_bit", num_classes=classes).eval()
-    model.load_pretrained(weights)
+    model = resnet(50, 1, classes, weights).eval()
     state = model.state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, out / "timm.safetensors")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from interop import environment
 
+from benchmarks.environments import TORCH
 from bit_keras import ResNetV2, load_npz, load_timm, save_npz
 
 pytestmark = pytest.mark.long
 CLASSES = 7
-REQUIREMENTS = ("torch==2.13.0", "timm>=1.0.20", "transformers>=4.57", "safetensors", "numpy")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def peers(tmp_path_factory):
     save_npz(model, folder / "ours.npz")
     images = rng.uniform(-1, 1, (2, 96, 80, 3)).astype(np.float32)
     np.save(folder / "images.npy", images)
-    python = environment("torch", *REQUIREMENTS)
+    python = environment("torch", *TORCH)
     script = Path(__file__).with_name("interop_torch_peer.py")
     subprocess.run([python, script, folder / "ours.npz", folder / "images.npy", folder], check=True)
     return folder, np.array(model(images)), images

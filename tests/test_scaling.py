@@ -92,10 +92,11 @@ def test_flop_of_training_are_within_5_percent_of_published_ones(architecture, e
 def test_computing_takes_products_and_traffic_by_hand():
     work = Workload(R50, precision="float32")
     products = 6e9 * R50.gmacs() * 8 / (61.5e12 * 0.5)
-    traffic = R50.activations() * 8 * 15 * 4 + R50.parameters() * 4 * (5 + 7 + 7)
+    traffic = R50.activations() * 8 * 15 * 4 + R50.parameters() * 4 * (9 + 1 + 2 + 7)
     assert compute_time(work, TPU, 8) == pytest.approx(products + traffic / 450e9)
-    # Four micro-batches standardise the kernels four times and add up their gradients.
-    more = R50.parameters() * 4 * (3 * (5 + 7) + 4 * 3) / 450e9
+    # Four micro-batches read the kernels and write their gradients four times, and add these up;
+    # the kernels are standardised once.
+    more = R50.parameters() * 4 * (3 * (1 + 2) + 4 * 3) / 450e9
     parts = compute_time(replace(work, microbatches=4), TPU, 8)
     assert parts - compute_time(work, TPU, 8) == pytest.approx(more)
 
@@ -178,7 +179,7 @@ def test_unknown_accelerators_and_precisions_name_the_known_ones():
 def test_published_times_are_as_far_off_as_the_documentation_says():
     off = {run.name: run.predicted() / run.seconds - 1 for run in PUBLISHED}
     assert off["BiT-L-R152x4, bfloat16"] == pytest.approx(0.01, abs=0.01)
-    assert off["the same, remat"] == pytest.approx(0.29, abs=0.01)
+    assert off["the same, remat"] == pytest.approx(0.22, abs=0.01)
     assert off["R50x1 on ILSVRC-2012, float32"] == pytest.approx(0.14, abs=0.01)
     assert off["R50x1 taught by R152x2, float32"] == pytest.approx(0.59, abs=0.01)
     # 9,900 core-days over 512 cores and 2,929,688 updates.

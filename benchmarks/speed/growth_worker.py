@@ -9,12 +9,11 @@ import json
 import sys
 from functools import cache
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-import bit_keras
 from benchmarks.speed.keras_inference import serving
+from benchmarks.speed.versions import VERSIONS
 from benchmarks.speed.worker import seconds_of, serve
 
 
@@ -35,12 +34,7 @@ def main() -> None:
     def run(side: int, batch: int, seconds: float) -> list[float]:
         return seconds_of(lambda: answer(images(side, batch)), seconds)
 
-    versions = {
-        "bit_keras": bit_keras.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-    }
-    serve({"first": first, "run": run}, versions=versions)
+    serve({"first": first, "run": run}, versions=VERSIONS)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from benchmarks.environments import environment
+from benchmarks.environments import TORCH, environment
 from benchmarks.speed.contest import Contestant
 from benchmarks.speed.inference_files import Files
-from benchmarks.speed.training import TORCH
 
 RUNTIMES = ("openvino", "onnxruntime", "ai-edge-litert", "numpy")
 OURS, OURS_BF16 = "bit_keras", "bit_keras, bf16"

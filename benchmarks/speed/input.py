@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import environment
+from benchmarks.environments import TORCH, environment
 from benchmarks.speed.contest import Contestant, Measured, Process, by_turns, started
 from benchmarks.speed.photographs import HEIGHT, WIDTH, write_folder
 from benchmarks.speed.results import Part, Target, rates_bars, rates_table
-from benchmarks.speed.training import TORCH
 
 OURS, SHARDS, LOADER = "bit_keras, folder", "bit_keras, record shards", "torch DataLoader"
 CLASSES, IMAGE_SIZE = 4, 224

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import bit_keras
 from benchmarks.speed.answering import serve_answers
+from benchmarks.speed.versions import VERSIONS
 
 Answer = Callable[[tf.Tensor], np.ndarray]
 
@@ -60,12 +60,7 @@ def main() -> None:
     """Serves."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     images, kind = settings.pop("images"), settings.pop("kind")
-    versions = {
-        "bit_keras": bit_keras.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-    }
-    serve_answers(images, KINDS[kind](**settings), tf.constant, versions=versions)
+    serve_answers(images, KINDS[kind](**settings), tf.constant, versions=VERSIONS)
 
 
 if __name__ == "__main__":

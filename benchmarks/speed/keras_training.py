@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import bit_keras
 from benchmarks.speed.stock_keras import stock_resnet
+from benchmarks.speed.versions import VERSIONS
 from benchmarks.speed.worker import peak_bytes, resident_bytes, seconds_of, serve
 from bit_keras import ResNetV2, load_npz, save_npz
 from bit_keras.optimizers import SGD
@@ -147,11 +147,7 @@ def main() -> None:
             "save": training.save,
             "memory": lambda: {"peak": peak_bytes(), "before": before},
         },
-        versions={
-            "bit_keras": bit_keras.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        versions=VERSIONS,
     )
 
 

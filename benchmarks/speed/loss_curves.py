@@ -206,19 +206,12 @@ def _curves(found: dict[str, list[float]], setting: Setting) -> Curves:
 
 def main() -> None:
     """Serves."""
-    import keras
-    import tensorflow as tf
-
-    import bit_keras
+    from benchmarks.speed.versions import VERSIONS
 
     setting: dict[str, Any] = json.loads(sys.argv[1])
     serve(
         {"train": lambda seed, precision: train(Setting(**setting), seed, precision)},
-        versions={
-            "bit_keras": bit_keras.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        versions=VERSIONS,
     )
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.environments import environment
+from benchmarks.environments import TORCH, environment
 from benchmarks.speed.contest import Contestant, Measured, Process, started
 from benchmarks.speed.norm_shapes import Network, Shape
 from benchmarks.speed.results import Part, Table, Target
-from benchmarks.speed.training import TORCH
 from bit_keras.presets import GROUPS, Architecture
 
 EPSILON = 1e-5

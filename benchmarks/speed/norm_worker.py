@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import bit_keras
 from benchmarks.speed.norm_answers import Forms, inputs, serve_norms
+from benchmarks.speed.versions import VERSIONS
 
 
 class Norms:
@@ -64,13 +65,8 @@ def _gradient(layer: Any) -> Callable[..., Any]:
 
 def main() -> None:
     """Serves."""
-    versions = {
-        "bit_keras": bit_keras.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-    }
     norms = Norms(**json.loads(sys.argv[1]))
-    serve_norms(norms.forms, lambda tensor: tensor.numpy(), versions)
+    serve_norms(norms.forms, lambda tensor: tensor.numpy(), VERSIONS)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import keras
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-import bit_keras
 from benchmarks.speed.profile_kinds import Layer, Op, parsed, shared
+from benchmarks.speed.versions import VERSIONS
 from benchmarks.speed.worker import seconds_of, serve
 from bit_keras import ResNetV2
 from bit_keras.modules import serving
@@ -172,11 +172,7 @@ def main() -> None:
     step = Step(**json.loads(sys.argv[1]))
     serve(
         {"profile": step.profile, "layers": step.layers, "ceilings": step.ceilings},
-        versions={
-            "bit_keras": bit_keras.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        versions=VERSIONS,
     )
 
 

@@ -14,10 +14,10 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.environments import REPOSITORY, environment
+from benchmarks.environments import REPOSITORY, TORCH, environment
 from benchmarks.speed.contest import PAUSE, Contestant, started
 from benchmarks.speed.results import Part, Table, Target
-from benchmarks.speed.training import TORCH, Size, write_inputs
+from benchmarks.speed.training import Size, write_inputs
 
 FULL = Size(50, 1, 1000, 224, (1,), 5, 0.0)
 QUICK = Size(26, 0.5, 100, 224, (1,), 1, 0.0)

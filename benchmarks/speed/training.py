@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environments import environment
+from benchmarks.environments import TORCH, environment
 from benchmarks.speed.contest import Contestant, Measured, Process, by_turns, started
 from benchmarks.speed.results import Part, Target, rates_bars, rates_table
 
-TORCH = ("torch==2.13.0", "timm>=1.0.20", "transformers>=4.57", "safetensors", "numpy")
 OURS, OURS_BF16, STOCK = "bit_keras", "bit_keras, bf16", "stock Keras layers"
 TIMM, TIMM_BF16, TIMM_COMPILED = "timm", "timm, bf16", "timm, compiled"
 LOSS_TOLERANCE = 1e-4  # relative; the first loss is the forward pass, the second an update as well
-# Of all changes of the weights in two updates: ‖a − b‖ / ‖b − start‖, float32. It is no smaller
-# because rounding decides which ReLUs near zero pass a gradient, in every one of fifty layers; a
-# wrong rate, momentum or gradient is off by more. In bfloat16 it says nothing (0.7 for timm too).
+# Of all changes of the weights in two updates: ‖a − b‖ / ‖b − start‖, float32; found were 0.02 to
+# 0.05. Rounding decides which ReLUs near zero pass a gradient, and timm's ε differs; how much is
+# due to which was not taken apart, and a fault in one small layer could hide below. The golden
+# gradients of the tests are the sharp check. In bfloat16 it says nothing (0.7 for timm too).
 CHANGE_TOLERANCE = 0.1
 BF16_LOSS_TOLERANCE = 2e-2
 LEARNING_RATE = 1e-5  # so low because random weights with standardised kernels have large gradients
