@@ -178,6 +178,11 @@ class StandardizedConv2D(FixedPaddingConv2D):
         """Convolves `inputs` with the standardised `kernel`."""
         return super().convolution_op(inputs, ops.cast(self.standardized_kernel(), inputs.dtype))
 
+    @property
+    def uses_given_kernel(self) -> bool:
+        """Whether `using_kernels` is in force for this layer."""
+        return self._in_use is not None
+
     def standardized_kernel(self) -> Any:
         """The kernel that is convolved with: standardised now, or what `using_kernels` gave."""
         return standardize_kernel(self.kernel) if self._in_use is None else self._in_use

@@ -25,8 +25,10 @@ FORWARD_PASSES, BACKWARD_PASSES = 5, 10
 # reads it three times and writes it, and later reads its gradient twice with the kernel and writes;
 # weight, gradient and momentum are read, weight and momentum written, both norms of the records
 # read one. In every micro-batch: convolutions read it forward, read it backward and write its
-# gradient, which is added to a sum when there are several.
+# gradient, which is added to a sum when there are several. Rematerialisation reads again, and
+# standardises again where micro-batches do not share the standardised kernels.
 KERNEL_UPDATE, KERNEL_FORWARD, KERNEL_BACKWARD, KERNEL_SUM = 9 + 7, 1, 2, 3
+KERNEL_AGAIN = 4
 USABLE_MEMORY = 0.9  # the rest is the runtime's
 
 
@@ -49,6 +51,8 @@ def compute_time(
     of_part = (1 + again) * KERNEL_FORWARD + KERNEL_BACKWARD
     if work.microbatches > 1:
         of_part += KERNEL_SUM
+    elif work.remat:
+        of_part += KERNEL_AGAIN
     of_kernels = work.microbatches * of_part + KERNEL_UPDATE
     traffic += work.gradient_bytes * of_kernels
     return products + traffic / accelerator.memory_bandwidth

@@ -85,7 +85,8 @@ def memory_bytes(work: Workload, accelerators: int = 1) -> float:
     """Memory of one accelerator during an update, with `memory.update_bytes`'s measured constants.
 
     Weights, gradients and momentum; what the backward pass needs of the images that are computed at
-    once; with micro-batches, the sum of gradients beside those of a part.
+    once; with micro-batches, the sum of gradients beside those of a part, and the standardised
+    kernels, which all parts share.
 
     Args:
         work: of all accelerators.
@@ -98,5 +99,5 @@ def memory_bytes(work: Workload, accelerators: int = 1) -> float:
         image = ACTIVATION_BYTES["float32"] * inputs + BYTES_PER_ACTIVATION * unit
     else:
         image = BYTES_PER_ACTIVATION * work.architecture.activations(work.image_size)
-    copies = BYTES_PER_PARAMETER + (PARAMETER_BYTES if work.microbatches > 1 else 0)
+    copies = BYTES_PER_PARAMETER + (2 * PARAMETER_BYTES if work.microbatches > 1 else 0)
     return copies * work.parameters + scale * image * at_once

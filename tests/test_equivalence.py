@@ -22,6 +22,7 @@ from bit_keras.optimizers import SGD
 from bit_keras.remat import rematerialised
 from bit_keras.runs import RunFolder
 from bit_keras.trainer import Trainer
+from bit_keras.update import Update
 
 CLASSES, SIDE, BATCH, UPDATES = 3, 32, 8, 5
 RATE = 5e-4  # moves the largest weight by about 2e-3 in five updates
@@ -277,3 +278,28 @@ def test_weight_decay_is_the_textbooks_l2_on_kernels_only():
             weight += velocity[i]
     np.testing.assert_allclose(np.array(variables[0]), kernel, rtol=1e-6)
     np.testing.assert_allclose(np.array(variables[1]), bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_frozen_kernels_stay_and_the_others_learn_in_micro_batches(remat):
+    def after(microbatches):
+        keras.utils.set_random_seed(0)
+        model = ResNetV2(26, 0.5, CLASSES, "float64")
+        frozen = model.get_layer("block1.unit01.b.standardized_conv2d")
+        frozen.trainable = False
+        before = np.array(frozen.kernel)
+        head = model.get_layer("head.conv2d").kernel
+        head.assign(0.05 * np.random.default_rng(0).normal(size=head.shape))
+        optimizer = SGD(RATE)
+        optimizer.build(model.trainable_variables)
+        update = Update(
+            model, optimizer, BATCH, microbatches=microbatches,
+            forward=rematerialised(model) if remat else None,
+        )  # fmt: skip
+        images, labels = examples(BATCH)
+        tf.function(update)(tf.constant(images, tf.float64), tf.constant(labels, tf.float64))
+        np.testing.assert_array_equal(frozen.kernel, before)
+        return vector([v.value for v in model.trainable_variables])
+
+    whole, parts = after(1), after(2)
+    np.testing.assert_allclose(whole, parts, atol=1e-10)

@@ -142,7 +142,7 @@ def test_memory_of_the_largest_model():
     half = memory_bytes(replace(work, precision="bfloat16")) - state
     assert half == pytest.approx((memory_bytes(work) - state) / 2)
     parts = memory_bytes(replace(work, microbatches=4))
-    assert parts == pytest.approx(4 / 3 * state + 2 * 8 * LARGEST.activations())
+    assert parts == pytest.approx(5 / 3 * state + 2 * 8 * LARGEST.activations())
     assert memory_bytes(replace(work, remat=True)) - state < 0.7 * (memory_bytes(work) - state)
 
 
@@ -179,7 +179,7 @@ def test_unknown_accelerators_and_precisions_name_the_known_ones():
 def test_published_times_are_as_far_off_as_the_documentation_says():
     off = {run.name: run.predicted() / run.seconds - 1 for run in PUBLISHED}
     assert off["BiT-L-R152x4, bfloat16"] == pytest.approx(0.01, abs=0.01)
-    assert off["the same, remat"] == pytest.approx(0.22, abs=0.01)
+    assert off["the same, remat"] == pytest.approx(0.29, abs=0.01)
     assert off["R50x1 on ILSVRC-2012, float32"] == pytest.approx(0.14, abs=0.01)
     assert off["R50x1 taught by R152x2, float32"] == pytest.approx(0.59, abs=0.01)
     # 9,900 core-days over 512 cores and 2,929,688 updates.
