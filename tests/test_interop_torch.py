@@ -8,6 +8,7 @@ import pytest
 from interop import environment
 
 from benchmarks.environments import TORCH
+from benchmarks.speed.training import draw_weights
 from bit_keras import ResNetV2, load_npz, load_timm, save_npz
 
 pytestmark = pytest.mark.long
@@ -20,11 +21,7 @@ def peers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peers")
     model = ResNetV2(50, 1, CLASSES)
     rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.name in ("gamma", "beta"):
-            variable.assign(rng.normal(variable.name == "gamma", 0.2, variable.shape))
-        elif "head" in variable.path:
-            variable.assign(rng.normal(0, 0.05, variable.shape))
+    draw_weights(model, rng)
     save_npz(model, folder / "ours.npz")
     images = rng.uniform(-1, 1, (2, 96, 80, 3)).astype(np.float32)
     np.save(folder / "images.npy", images)

@@ -55,6 +55,15 @@ FULL = Size(50, 1, 1000, 224, (8, 32), 5, 2.0)
 QUICK = Size(26, 0.5, 100, 96, (8,), 3, 0.5)
 
 
+def draw_weights(model: Any, rng: np.random.Generator) -> None:
+    """Random scales, shifts and head for a network whose kernels are random already."""
+    for variable in model.weights:
+        if variable.name in ("gamma", "beta"):
+            variable.assign(rng.normal(variable.name == "gamma", 0.2, variable.shape))
+        elif "head" in variable.path:
+            variable.assign(rng.normal(0, 0.05, variable.shape))
+
+
 def write_inputs(size: Size, folder: Path) -> dict[str, Any]:
     """Writes what all contestants start from, and returns their settings.
 
@@ -65,11 +74,7 @@ def write_inputs(size: Size, folder: Path) -> dict[str, Any]:
 
     rng = np.random.default_rng(0)
     model = ResNetV2(size.depth, size.width, size.classes)
-    for variable in model.weights:
-        if variable.name in ("gamma", "beta"):
-            variable.assign(rng.normal(variable.name == "gamma", 0.2, variable.shape))
-        elif "head" in variable.path:
-            variable.assign(rng.normal(0, 0.05, variable.shape))
+    draw_weights(model, rng)
     save_npz(model, folder / "weights.npz")
     count = max(size.batches)
     images = rng.uniform(-1, 1, (count, size.side, size.side, 3)).astype(np.float32)
